@@ -1,0 +1,72 @@
+// Names and parameter structures shared by every backend. No torch, no CUDA runtime, no allocation.
+//
+// Shapes: R rows, K inputs, M units, N images, V label variants of an image, C classes. Matrices are row-major;
+// strides are in elements, and the inner stride is 1.
+#pragma once
+#include <cstdint>
+
+namespace ffkern {
+
+/// Length that a row is divided by before the product: r = 1 / (norm + eps).
+enum class Norm : int {
+  kL2 = 0,    // ||x||
+  kRms = 1,   // ||x|| / sqrt(K)
+  kNone = 2,  // r = 1
+};
+
+/// Goodness of a row of activities h = relu(z).
+enum class Goodness : int {
+  kSumSq = 0,
+  kMeanSq = 1,
+  kNegSumSq = 2,
+  kNegMeanSq = 3,
+  kSumAbs = 4,
+};
+
+enum class Optimiser : int { kSgd = 0, kEma = 1, kAdam = 2, kAdamW = 3 };
+
+/// Result of the local loss, added up in float64 so that batches can be added too.
+enum Stat : int {
+  kStatLoss = 0,         // sum of w_i softplus(-l_i)
+  kStatGoodnessPos = 1,  // sum of g over positive rows
+  kStatGoodnessNeg = 2,
+  kStatCorrectPos = 3,  // positive rows with g > threshold
+  kStatCorrectNeg = 4,  // negative rows with g < threshold
+  kStatRowsPos = 5,
+  kStatRowsNeg = 6,
+  kStatCount = 7,
+};
+
+/// How a row becomes a scale and a goodness; the same for all layers of a kernel call.
+struct LayerKind {
+  Norm norm = Norm::kL2;
+  float eps = 1e-4f;
+  Goodness goodness = Goodness::kMeanSq;
+};
+
+struct LossParams {
+  float threshold = 2.0f;
+  float temperature = 1.0f;
+};
+
+struct OptimiserParams {
+  Optimiser kind = Optimiser::kAdam;
+  double lr = 0.0;
+  double beta1 = 0.9;  // momentum for kSgd and kEma
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0.0;
+  int64_t step = 1;  // number of this update, counted from 1
+};
+
+/// State slots of an optimiser: momentum, or the two moments.
+constexpr int state_slots(Optimiser kind) {
+  return kind == Optimiser::kAdam || kind == Optimiser::kAdamW ? 2 : 1;
+}
+
+struct PeerParams {
+  float strength = 0.0f;  // lambda; 0 switches peer normalisation off
+  float momentum = 0.9f;
+};
+
+}  // namespace ffkern

@@ -1,0 +1,58 @@
+// What the CPU kernels ask of their host: a matrix product and a way to run tasks in parallel.
+// torch's binding supplies its BLAS and its threads; without torch, own_gemm() and a serial loop do.
+#pragma once
+#include <cstdint>
+
+namespace ffkern::cpu {
+
+struct Provider;
+
+/// Row-major C[m,n] = op(A) op(B) + beta C, op = transpose where asked; ld* are row pitches in elements.
+/// beta is 0 (C is not read, so it may hold NaN) or 1.
+struct Gemm {
+  bool trans_a = false, trans_b = false;
+  int64_t m = 0, n = 0, k = 0;
+  const float* a = nullptr;
+  int64_t lda = 0;
+  const float* b = nullptr;
+  int64_t ldb = 0;
+  float beta = 0.0f;
+  float* c = nullptr;
+  int64_t ldc = 0;
+};
+
+struct Provider {
+  void (*gemm)(const Provider&, const Gemm&);
+  /// Calls fn(task, context) once for each task in [0, tasks), in any order, and waits for all.
+  void (*run_tasks)(int64_t tasks, void (*fn)(int64_t task, void* context), void* context);
+  int threads;  // how many tasks run at once; results may depend on it, and on nothing else
+};
+
+/// Blocked product on the best instruction set at hand. Needs no BLAS.
+void own_gemm(const Provider& provider, const Gemm& gemm);
+
+/// Runs fn(task) for every task in [0, tasks).
+template <class F>
+void parallel_tasks(const Provider& provider, int64_t tasks, const F& fn) {
+  if (tasks <= 1) {
+    if (tasks == 1) fn(int64_t{0});
+    return;
+  }
+  provider.run_tasks(
+      tasks, [](int64_t task, void* context) { (*static_cast<const F*>(context))(task); },
+      const_cast<void*>(static_cast<const void*>(&fn)));
+}
+
+/// Number of equal slices to cut `items` into, `cost` elements each: at most one a thread, and none too small to
+/// pay for waking it. A function of sizes and thread count alone, so partial sums always fall the same way.
+inline int64_t slice_count(const Provider& provider, int64_t items, int64_t cost) {
+  constexpr int64_t kWorthATask = 1 << 14;
+  const int64_t worth = items * cost / kWorthATask;
+  const int64_t slices = worth < provider.threads ? worth : provider.threads;
+  return slices < 1 ? 1 : (slices > items ? (items > 0 ? items : 1) : slices);
+}
+
+/// First item of slice s out of `slices`.
+inline int64_t slice_begin(int64_t items, int64_t slices, int64_t s) { return items * s / slices; }
+
+}  // namespace ffkern::cpu

@@ -1,0 +1,110 @@
+// Argument checks and small tensor helpers of the torch binding. Every refusal names the operation, the argument, what
+// it was and what it should be.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/types.h"
+
+namespace ffkern::binding {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+
+template <class... Parts>
+[[noreturn]] void refuse(const char* op, const Parts&... parts) {
+  std::ostringstream text;
+  text << "ffkern::" << op << ": ";
+  (text << ... << parts);
+  throw std::runtime_error(text.str());
+}
+
+inline std::string shape_text(const Tensor& t) {
+  std::ostringstream text;
+  text << '[';
+  for (int64_t i = 0; i < t.dim(); ++i) text << (i ? ", " : "") << t.size(i);
+  text << ']';
+  return text.str();
+}
+
+inline const char* dtype_text(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Bool: return "bool";
+    default: return "another dtype";
+  }
+}
+
+/// Refuses unless the tensor has this shape; -1 stands for any size.
+inline void check_shape(const char* op, const char* name, const Tensor& t, std::initializer_list<int64_t> shape) {
+  bool ok = t.dim() == static_cast<int64_t>(shape.size());
+  int64_t d = 0;
+  for (int64_t size : shape) {
+    ok = ok && (size < 0 || t.size(d) == size);
+    ++d;
+  }
+  if (ok) return;
+  std::ostringstream wanted;
+  for (int64_t size : shape) {
+    wanted << (wanted.tellp() > 0 ? ", " : "");
+    if (size < 0) {
+      wanted << '*';
+    } else {
+      wanted << size;
+    }
+  }
+  refuse(op, name, " has shape ", shape_text(t), "; expected [", wanted.str(), "]");
+}
+
+inline void check_dtype(const char* op, const char* name, const Tensor& t, ScalarType wanted) {
+  if (t.scalar_type() != wanted) {
+    refuse(op, name, " is ", dtype_text(t.scalar_type()), "; expected ", dtype_text(wanted));
+  }
+}
+
+inline Norm parse_norm(const char* op, const std::string& text) {
+  if (text == "l2") return Norm::kL2;
+  if (text == "rms") return Norm::kRms;
+  if (text == "none") return Norm::kNone;
+  refuse(op, "norm is '", text, "'; expected 'l2', 'rms' or 'none'");
+}
+
+inline Goodness parse_goodness(const char* op, const std::string& text) {
+  if (text == "sum_sq") return Goodness::kSumSq;
+  if (text == "mean_sq") return Goodness::kMeanSq;
+  if (text == "neg_sum_sq") return Goodness::kNegSumSq;
+  if (text == "neg_mean_sq") return Goodness::kNegMeanSq;
+  if (text == "sum_abs") return Goodness::kSumAbs;
+  refuse(op, "goodness is '", text,
+         "'; expected 'sum_sq', 'mean_sq', 'neg_sum_sq', 'neg_mean_sq' or 'sum_abs'");
+}
+
+inline LayerKind parse_kind(const char* op, const std::string& norm, double eps, const std::string& goodness) {
+  if (!(eps >= 0)) refuse(op, "eps is ", eps, "; expected a number >= 0");
+  return {parse_norm(op, norm), static_cast<float>(eps), parse_goodness(op, goodness)};
+}
+
+inline Optimiser parse_optimiser(const char* op, const std::string& text) {
+  if (text == "sgd") return Optimiser::kSgd;
+  if (text == "ema") return Optimiser::kEma;
+  if (text == "adam") return Optimiser::kAdam;
+  if (text == "adamw") return Optimiser::kAdamW;
+  refuse(op, "optimiser is '", text, "'; expected 'sgd', 'ema', 'adam' or 'adamw'");
+}
+
+}  // namespace ffkern::binding

@@ -1,0 +1,837 @@
+// The CPU operations as torch sees them: checks, dtype conversion, torch's BLAS and threads, and nothing else.
+// Schemas live in ffkern/ops.py; the kernels in csrc/cpu know no torch.
+//
+// Only torch's stable C++ ABI is used, so one build of this file loads in every torch from 2.13 on.
+#include <atomic>
+#include <climits>
+#include <cstdlib>
+
+#include "checks.h"
+#include "cpu/kernels.h"
+#include "cpu/row_kernels.h"
+
+// The Fortran BLAS that torch is linked with (MKL on x86). Weak: without it the own product takes over.
+extern "C" __attribute__((weak)) void sgemm_(const char* trans_a, const char* trans_b, const int* m, const int* n,
+                                             const int* k, const float* alpha, const float* a, const int* lda,
+                                             const float* b, const int* ldb, const float* beta, float* c,
+                                             const int* ldc);
+
+namespace ffkern::binding {
+namespace {
+
+namespace cpu = ffkern::cpu;
+
+// ---- provider: torch's BLAS and threads
+
+/// Row-major C = A B is column-major C^T = B^T A^T.
+void blas_gemm(const cpu::Provider& provider, const cpu::Gemm& g) {
+  if (g.m == 0 || g.n == 0) return;
+  if (g.k == 0) return cpu::own_gemm(provider, g);
+  for (int64_t size : {g.m, g.n, g.k, g.lda, g.ldb, g.ldc}) {
+    if (size > INT_MAX) refuse("gemm", "a matrix dimension is ", size, "; this BLAS takes at most ", INT_MAX);
+  }
+  const int m = static_cast<int>(g.n), n = static_cast<int>(g.m), k = static_cast<int>(g.k);
+  const int lda = static_cast<int>(g.ldb), ldb = static_cast<int>(g.lda), ldc = static_cast<int>(g.ldc);
+  const float one = 1.0f;
+  sgemm_(g.trans_b ? "T" : "N", g.trans_a ? "T" : "N", &m, &n, &k, &one, g.b, &lda, g.a, &ldb, &g.beta, g.c, &ldc);
+}
+
+enum class GemmChoice { kUnset, kBlas, kOwn };
+std::atomic<GemmChoice> gemm_choice{GemmChoice::kUnset};
+
+GemmChoice choose_gemm() {
+  const GemmChoice known = gemm_choice.load(std::memory_order_acquire);
+  if (known != GemmChoice::kUnset) return known;
+  const char* env = std::getenv("FFKERN_GEMM");
+  const std::string wanted = env != nullptr ? env : "";
+  GemmChoice choice = sgemm_ != nullptr ? GemmChoice::kBlas : GemmChoice::kOwn;
+  if (wanted == "own") {
+    choice = GemmChoice::kOwn;
+  } else if (wanted == "blas") {
+    if (sgemm_ == nullptr) refuse("gemm", "FFKERN_GEMM is 'blas', but this torch exports no sgemm_; unset it or use 'own'");
+  } else if (!wanted.empty()) {
+    refuse("gemm", "FFKERN_GEMM is '", wanted, "'; expected 'blas' or 'own'");
+  }
+  gemm_choice.store(choice, std::memory_order_release);
+  return choice;
+}
+
+/// Asking torch for its thread count also sets up its pool on a Python thread that has not used it yet, so that the
+/// BLAS called next obeys torch.set_num_threads there too.
+cpu::Provider torch_provider() {
+  return {choose_gemm() == GemmChoice::kBlas ? blas_gemm : cpu::own_gemm,
+          [](int64_t tasks, void (*fn)(int64_t, void*), void* context) {
+            torch::stable::parallel_for(0, tasks, 1, [=](int64_t begin, int64_t end) {
+              for (int64_t t = begin; t < end; ++t) fn(t, context);
+            });
+          },
+          static_cast<int>(torch::stable::get_num_threads())};
+}
+
+// ---- tensors
+
+bool is_storage_dtype(ScalarType type) {
+  return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
+}
+
+Tensor as_float(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float);
+}
+
+Tensor empty_float(const Tensor& like, std::initializer_list<int64_t> shape) {
+  return torch::stable::new_empty(like, shape, ScalarType::Float);
+}
+
+float* scratch_of(Tensor& holder, const Tensor& like, int64_t floats) {
+  holder = empty_float(like, {floats > 0 ? floats : 1});
+  return holder.mutable_data_ptr<float>();
+}
+
+void check_storage(const char* op, const char* name, const Tensor& t) {
+  if (!t.is_cpu()) refuse(op, name, " is on another device; expected all tensors on the CPU, as the first one is");
+  if (!is_storage_dtype(t.scalar_type())) {
+    refuse(op, name, " is ", dtype_text(t.scalar_type()),
+           "; expected float32, bfloat16 or float16 (ffkern.reference computes in float64)");
+  }
+}
+
+/// A readable float32 matrix: the tensor itself when its rows are contiguous, else a copy held here.
+struct Matrix {
+  Tensor hold;
+  const float* data;
+  int64_t rows, cols, pitch;
+
+  Matrix(const char* op, const char* name, const Tensor& t) : hold(t) {
+    check_storage(op, name, t);
+    if (t.dim() != 2) refuse(op, name, " has shape ", shape_text(t), "; expected a matrix [rows, columns]");
+    rows = t.size(0);
+    cols = t.size(1);
+    hold = as_float(t);
+    const bool in_place = (hold.stride(1) == 1 || cols == 1) && (rows <= 1 || hold.stride(0) >= cols);
+    if (!in_place) hold = torch::stable::contiguous(hold);
+    pitch = rows <= 1 || !in_place ? (cols > 0 ? cols : 1) : hold.stride(0);
+    data = hold.const_data_ptr<float>();
+  }
+};
+
+/// A readable float32 vector of known length, or null.
+struct Vector {
+  MaybeTensor hold;
+  const float* data = nullptr;
+
+  Vector() = default;
+  Vector(const char* op, const char* name, const Tensor& t, int64_t length) {
+    check_storage(op, name, t);
+    check_shape(op, name, t, {length});
+    hold = torch::stable::contiguous(as_float(t));
+    data = hold->const_data_ptr<float>();
+  }
+  Vector(const char* op, const char* name, const MaybeTensor& t, int64_t length) {
+    if (t.has_value()) *this = Vector(op, name, *t, length);
+  }
+};
+
+/// A tensor written in place: no copy may stand in for it, so it has to be float32 and contiguous.
+float* writable(const char* op, const char* name, const Tensor& t, std::initializer_list<int64_t> shape) {
+  if (!t.is_cpu()) refuse(op, name, " is on another device; expected the CPU, as x is");
+  if (t.scalar_type() != ScalarType::Float) {
+    refuse(op, name, " is ", dtype_text(t.scalar_type()),
+           "; it is updated in place and has to be float32 (keep float32 master weights, and cast x instead)");
+  }
+  check_shape(op, name, t, shape);
+  if (!t.is_contiguous()) refuse(op, name, " is not contiguous; it is updated in place, so pass a contiguous tensor");
+  return static_cast<float*>(t.mutable_data_ptr());
+}
+
+float* writable(const char* op, const char* name, const MaybeTensor& t, std::initializer_list<int64_t> shape) {
+  return t.has_value() ? writable(op, name, *t, shape) : nullptr;
+}
+
+double* writable_stats(const char* op, const Tensor& t, int64_t count) {
+  check_dtype(op, "stats", t, ScalarType::Double);
+  check_shape(op, "stats", t, {count});
+  if (!t.is_contiguous()) refuse(op, "stats is not contiguous");
+  return static_cast<double*>(t.mutable_data_ptr());
+}
+
+/// int64 labels in [lowest, classes), contiguous; lowest is -1 where the neutral label is allowed.
+struct Labels {
+  Tensor hold;
+  const int64_t* data;
+  int64_t count;
+
+  Labels(const char* op, const char* name, const Tensor& t, int64_t classes, int64_t lowest) : hold(t) {
+    if (!t.is_cpu()) refuse(op, name, " is on another device; expected the CPU");
+    check_dtype(op, name, t, ScalarType::Long);
+    hold = torch::stable::contiguous(t);
+    data = hold.const_data_ptr<int64_t>();
+    count = hold.numel();
+    for (int64_t i = 0; i < count; ++i) {
+      if (data[i] < lowest || data[i] >= classes) {
+        refuse(op, name, " holds ", data[i], "; expected ", lowest < 0 ? "-1 (neutral) or " : "", "0 to ", classes - 1);
+      }
+    }
+  }
+};
+
+/// A 0-dim tensor of one dtype on the CPU.
+template <class T>
+T* scalar(const char* op, const char* name, const Tensor& t, ScalarType type) {
+  if (!t.is_cpu()) refuse(op, name, " is on another device; expected the CPU, as x is");
+  check_dtype(op, name, t, type);
+  if (t.numel() != 1) refuse(op, name, " has shape ", shape_text(t), "; expected a 0-dim tensor");
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+void check_classes(const char* op, int64_t classes, int64_t inputs) {
+  if (classes < 1 || classes >= inputs) {
+    refuse(op, "classes is ", classes, "; expected 1 to ", inputs - 1, ", fewer than the ", inputs,
+           " inputs (use label='concat' when the data has no room for the label)");
+  }
+}
+
+// ---- a layer and what trains it
+
+/// Owns float32 views of the arguments that a cpu::Layer points into.
+struct LayerInputs {
+  Matrix x, weight;
+  Vector bias, x_norm;
+  MaybeTensor label_hold;
+  cpu::Layer layer;
+
+  LayerInputs(const char* op, const Tensor& x_, const Tensor& weight_, const MaybeTensor& bias_,
+              const MaybeTensor& x_norm_, LayerKind kind)
+      : x(op, "x", x_), weight(op, "weight", weight_) {
+    if (weight.rows < 1 || weight.cols < 1) {
+      refuse(op, "weight has shape ", shape_text(weight_), "; expected at least one unit and one input");
+    }
+    if (x.cols != weight.cols) {
+      refuse(op, "x has shape ", shape_text(x_), "; expected [*, ", weight.cols, "] to match weight ",
+             shape_text(weight_));
+    }
+    if (weight.pitch != weight.cols) {  // the kernels read W as one block
+      weight.hold = torch::stable::contiguous(weight.hold);
+      weight.data = weight.hold.const_data_ptr<float>();
+    }
+    bias = Vector(op, "bias", bias_, weight.rows);
+    x_norm = Vector(op, "x_norm", x_norm_, x.rows);
+    layer.x = x.data;
+    layer.ldx = x.pitch;
+    layer.x_norm = x_norm.data;
+    layer.weight = weight.data;
+    layer.bias = bias.data;
+    layer.images = x.rows;
+    layer.inputs = weight.cols;
+    layer.units = weight.rows;
+    layer.kind = kind;
+  }
+
+  void set_labels(const char* op, const Tensor& labels, const Tensor& overlay, int64_t classes) {
+    check_classes(op, classes, layer.inputs);
+    if (labels.dim() != 2 || labels.size(1) != layer.images || labels.size(0) < 1) {
+      refuse(op, "labels has shape ", shape_text(labels), "; expected [variants, ", layer.images, "]");
+    }
+    const Labels checked(op, "labels", labels, classes, -1);
+    label_hold = checked.hold;
+    layer.labels = checked.data;
+    layer.classes = classes;
+    layer.variants = labels.size(0);
+    set_overlay(op, overlay);
+  }
+
+  void set_overlay(const char* op, const Tensor& overlay) {
+    const Vector values(op, "overlay", overlay, 2);
+    layer.on_value = values.data[0];
+    layer.neutral_value = values.data[1];
+  }
+};
+
+struct NewActivities {
+  Tensor h, goodness, scale, h_norm;
+  cpu::Activities out;
+
+  NewActivities(const Tensor& like, int64_t rows, int64_t units)
+      : h(empty_float(like, {rows, units})), goodness(empty_float(like, {rows})), scale(empty_float(like, {rows})),
+        h_norm(empty_float(like, {rows})) {
+    out = {h.mutable_data_ptr<float>(), goodness.mutable_data_ptr<float>(), scale.mutable_data_ptr<float>(),
+           h_norm.mutable_data_ptr<float>()};
+  }
+  std::tuple<Tensor, Tensor, Tensor, Tensor> results(ScalarType dtype) {
+    if (dtype != ScalarType::Float) h = torch::stable::to(h, dtype);
+    return {h, goodness, scale, h_norm};
+  }
+};
+
+cpu::Activities writable_activities(const char* op, int64_t rows, int64_t units, const Tensor& h, const Tensor& goodness,
+                                    const Tensor& scale, const Tensor& h_norm) {
+  return {writable(op, "h", h, {rows, units}), writable(op, "goodness", goodness, {rows}),
+          writable(op, "scale", scale, {rows}), writable(op, "h_norm", h_norm, {rows})};
+}
+
+/// Optimiser settings and the tensors it writes.
+struct Update {
+  OptimiserParams params;
+  cpu::Trained trained;
+  int64_t* step;
+
+  Update(const char* op, int64_t units, int64_t inputs, const Tensor& weight, const MaybeTensor& bias,
+         const Tensor& weight_state, const Tensor& bias_state, const Tensor& step_, const Tensor& lr,
+         const std::string& optimiser, const std::vector<double>& hyper) {
+    params.kind = parse_optimiser(op, optimiser);
+    if (hyper.size() != 4) {
+      refuse(op, "hyper has ", hyper.size(), " numbers; expected 4: beta1 (or momentum), beta2, eps, weight_decay");
+    }
+    params.beta1 = hyper[0];
+    params.beta2 = hyper[1];
+    params.eps = hyper[2];
+    params.weight_decay = hyper[3];
+    params.lr = *scalar<double>(op, "lr", lr, ScalarType::Double);
+    step = scalar<int64_t>(op, "step", step_, ScalarType::Long);
+    const int64_t slots = state_slots(params.kind);
+    trained.weight = writable(op, "weight", weight, {units, inputs});
+    trained.bias = writable(op, "bias", bias, {units});
+    trained.weight_state = writable(op, "weight_state", weight_state, {slots, units, inputs});
+    if (bias.has_value()) trained.bias_state = writable(op, "bias_state", bias_state, {slots, units});
+  }
+
+  /// Counts this update; called when every other argument has been accepted, so a refused call changes nothing.
+  const OptimiserParams& begin() {
+    params.step = ++*step;
+    return params;
+  }
+};
+
+/// The caller's workspace, from the first cache line on.
+float* workspace_of(const char* op, const Tensor& workspace, int64_t floats) {
+  float* p = writable(op, "workspace", workspace, {-1});
+  if (workspace.numel() < floats + 16) {
+    refuse(op, "workspace has ", workspace.numel(), " floats; expected at least ", floats + 16,
+           " (ffkern.ops.step_workspace)");
+  }
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p) + 63) / 64 * 64);
+}
+
+cpu::Lesson lesson_of(const Vector& sign, const Vector& row_weight, const char* op, double threshold,
+                      double temperature) {
+  if (!(temperature > 0)) refuse(op, "temperature is ", temperature, "; expected a number > 0");
+  return {sign.data, row_weight.data, {static_cast<float>(threshold), static_cast<float>(temperature)}};
+}
+
+/// Activities kept from a forward call, read back for a gradient.
+struct KeptActivities {
+  Matrix h;
+  Vector scale, coef, sign, peer;
+  cpu::Activities kept;
+
+  KeptActivities(const char* op, const cpu::Layer& layer, const Tensor& h_, const Tensor& scale_, const Tensor& coef_,
+                 const MaybeTensor& sign_, const MaybeTensor& peer_)
+      : h(op, "h", h_), scale(op, "scale", scale_, layer.rows()), coef(op, "coef", coef_, layer.rows()),
+        sign(op, "sign", sign_, layer.rows()), peer(op, "peer", peer_, layer.units) {
+    check_shape(op, "h", h_, {layer.rows(), layer.units});
+    if (peer_.has_value() && !sign_.has_value()) refuse(op, "peer is given but sign is not; expected both");
+    if (h.pitch != h.cols) {
+      h.hold = torch::stable::contiguous(h.hold);
+      h.data = h.hold.const_data_ptr<float>();
+    }
+    kept.h = const_cast<float*>(h.data);  // read only
+    kept.scale = const_cast<float*>(scale.data);
+  }
+};
+
+// ---- operations: forward
+
+using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+Four layer_forward(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& x_norm,
+                   std::string norm, double eps, std::string goodness) {
+  const char* op = "layer_forward";
+  const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
+  NewActivities result(x, in.layer.images, in.layer.units);
+  cpu::forward(torch_provider(), in.layer, result.out);
+  return result.results(x.scalar_type());
+}
+
+void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& x_norm,
+                    const Tensor& h, const Tensor& goodness, const Tensor& scale, const Tensor& h_norm,
+                    std::string norm, double eps, std::string kind) {
+  const char* op = "layer_forward_";
+  const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, kind));
+  cpu::forward(torch_provider(), in.layer,
+               writable_activities(op, in.layer.images, in.layer.units, h, goodness, scale, h_norm));
+}
+
+std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes) {
+  const char* op = "shared_base";
+  LayerInputs in(op, x, weight, std::nullopt, std::nullopt, {});
+  check_classes(op, classes, in.layer.inputs);
+  in.layer.classes = classes;
+  Tensor base = empty_float(x, {in.layer.images, in.layer.units}), norm = empty_float(x, {in.layer.images});
+  cpu::base_product(torch_provider(), in.layer, base.mutable_data_ptr<float>(), norm.mutable_data_ptr<float>());
+  return {base, norm};
+}
+
+/// The layer of a shared_variants call: the base product stands in for x.
+struct VariantInputs {
+  Matrix base, weight;
+  Vector bias, rest_norm, overlay;
+  Labels labels;
+  cpu::Layer layer;
+
+  VariantInputs(const char* op, const Tensor& base_, const Tensor& rest_norm_, const Tensor& weight_,
+                const MaybeTensor& bias_, const Tensor& labels_, const Tensor& overlay_, int64_t classes,
+                LayerKind kind)
+      : base(op, "base", base_), weight(op, "weight", weight_), bias(op, "bias", bias_, weight.rows),
+        rest_norm(op, "rest_norm", rest_norm_, base.rows), overlay(op, "overlay", overlay_, 2),
+        labels(op, "labels", labels_, classes, -1) {
+    check_shape(op, "base", base_, {-1, weight.rows});
+    check_classes(op, classes, weight.cols);
+    if (labels_.dim() != 2 || labels_.size(1) != base.rows || labels_.size(0) < 1) {
+      refuse(op, "labels has shape ", shape_text(labels_), "; expected [variants, ", base.rows, "]");
+    }
+    for (Matrix* m : {&base, &weight}) {
+      if (m->pitch != m->cols) {
+        m->hold = torch::stable::contiguous(m->hold);
+        m->data = m->hold.const_data_ptr<float>();
+      }
+    }
+    layer.x_norm = rest_norm.data;
+    layer.weight = weight.data;
+    layer.bias = bias.data;
+    layer.images = base.rows;
+    layer.inputs = weight.cols;
+    layer.units = weight.rows;
+    layer.classes = classes;
+    layer.variants = labels_.size(0);
+    layer.labels = labels.data;
+    layer.on_value = overlay.data[0];
+    layer.neutral_value = overlay.data[1];
+    layer.kind = kind;
+  }
+};
+
+Four shared_variants(const Tensor& base, const Tensor& rest_norm, const Tensor& weight, const MaybeTensor& bias,
+                     const Tensor& labels, const Tensor& overlay, int64_t classes, std::string norm, double eps,
+                     std::string goodness) {
+  const char* op = "shared_variants";
+  const VariantInputs in(op, base, rest_norm, weight, bias, labels, overlay, classes,
+                         parse_kind(op, norm, eps, goodness));
+  NewActivities result(base, in.layer.rows(), in.layer.units);
+  Tensor hold;
+  cpu::variants(torch_provider(), in.layer, in.base.data, result.out,
+                scratch_of(hold, base, cpu::label_floats(in.layer)));
+  return result.results(base.scalar_type());
+}
+
+void shared_variants_(const Tensor& base, const Tensor& rest_norm, const Tensor& weight, const MaybeTensor& bias,
+                      const Tensor& labels, const Tensor& overlay, const Tensor& h, const Tensor& goodness,
+                      const Tensor& scale, const Tensor& h_norm, int64_t classes, std::string norm, double eps,
+                      std::string kind) {
+  const char* op = "shared_variants_";
+  const VariantInputs in(op, base, rest_norm, weight, bias, labels, overlay, classes, parse_kind(op, norm, eps, kind));
+  const cpu::Activities out =
+      writable_activities(op, in.layer.rows(), in.layer.units, h, goodness, scale, h_norm);
+  Tensor hold;
+  cpu::variants(torch_provider(), in.layer, in.base.data, out, scratch_of(hold, base, cpu::label_floats(in.layer)));
+}
+
+// ---- operations: learning
+
+std::tuple<Tensor, Tensor, Tensor> local_loss(const Tensor& goodness, const Tensor& sign, const MaybeTensor& row_weight,
+                                              double threshold, double temperature) {
+  const char* op = "local_loss";
+  if (goodness.dim() != 1) refuse(op, "goodness has shape ", shape_text(goodness), "; expected [rows]");
+  const int64_t rows = goodness.size(0);
+  const Vector g(op, "goodness", goodness, rows), s(op, "sign", sign, rows), w(op, "row_weight", row_weight, rows);
+  Tensor loss = empty_float(goodness, {}), coef = empty_float(goodness, {rows});
+  Tensor stats = torch::stable::new_empty(goodness, {kStatCount}, ScalarType::Double);
+  cpu::local_loss(rows, g.data, lesson_of(s, w, op, threshold, temperature), coef.mutable_data_ptr<float>(),
+                  stats.mutable_data_ptr<double>());
+  *loss.mutable_data_ptr<float>() = static_cast<float>(stats.const_data_ptr<double>()[kStatLoss]);
+  return {loss, coef, stats};
+}
+
+PeerParams peer_params(const char* op, double strength, double momentum) {
+  if (!(momentum >= 0 && momentum <= 1)) refuse(op, "peer momentum is ", momentum, "; expected 0 to 1");
+  return {static_cast<float>(strength), static_cast<float>(momentum)};
+}
+
+Tensor peer_update_(const Tensor& h, const Tensor& sign, const Tensor& mean, double strength, double momentum) {
+  const char* op = "peer_update_";
+  const Matrix activities(op, "h", h);
+  Tensor dense = activities.pitch == activities.cols ? activities.hold : torch::stable::contiguous(activities.hold);
+  const Vector s(op, "sign", sign, activities.rows);
+  float* m = writable(op, "mean", mean, {activities.cols});
+  Tensor p = empty_float(h, {activities.cols}), hold;
+  const cpu::Provider provider = torch_provider();
+  cpu::peer_update(provider, activities.rows, activities.cols, dense.const_data_ptr<float>(), s.data,
+                   peer_params(op, strength, momentum), m, p.mutable_data_ptr<float>(),
+                   scratch_of(hold, h, provider.threads * activities.cols));
+  return p;
+}
+
+std::tuple<Tensor, Tensor> gradient(const char* op, const LayerInputs& in, const Tensor& h, const Tensor& scale,
+                                    const Tensor& coef, const MaybeTensor& sign, const MaybeTensor& peer) {
+  const KeptActivities kept(op, in.layer, h, scale, coef, sign, peer);
+  Tensor dweight = empty_float(h, {in.layer.units, in.layer.inputs}), dbias = empty_float(h, {in.layer.units}), hold;
+  const cpu::Provider provider = torch_provider();
+  cpu::gradient(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data,
+                dweight.mutable_data_ptr<float>(), dbias.mutable_data_ptr<float>(),
+                scratch_of(hold, h, cpu::gradient_floats(provider, in.layer)));
+  return {dweight, dbias};
+}
+
+/// A gradient needs the shape of the weight, not its values: the layer of x and h alone.
+LayerInputs gradient_inputs(const char* op, const Tensor& x, const Tensor& h, const std::string& goodness) {
+  if (x.dim() != 2 || h.dim() != 2 || x.size(1) < 1 || h.size(1) < 1) {
+    refuse(op, "x has shape ", shape_text(x), " and h ", shape_text(h), "; expected matrices [rows, K] and [rows, M]");
+  }
+  const Tensor shape_only = empty_float(x, {h.size(1), x.size(1)});
+  return LayerInputs(op, x, shape_only, std::nullopt, std::nullopt,
+                     {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
+}
+
+std::tuple<Tensor, Tensor> layer_grad(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef,
+                                      const MaybeTensor& sign, const MaybeTensor& peer, std::string goodness) {
+  const char* op = "layer_grad";
+  return gradient(op, gradient_inputs(op, x, h, goodness), h, scale, coef, sign, peer);
+}
+
+std::tuple<Tensor, Tensor> shared_grad(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef,
+                                       const Tensor& labels, const Tensor& overlay, int64_t classes,
+                                       const MaybeTensor& sign, const MaybeTensor& peer, std::string goodness) {
+  const char* op = "shared_grad";
+  LayerInputs in = gradient_inputs(op, x, h, goodness);
+  in.set_labels(op, labels, overlay, classes);
+  return gradient(op, in, h, scale, coef, sign, peer);
+}
+
+void update(const char* op, const LayerInputs& in, const Tensor& h, const Tensor& scale, const Tensor& coef,
+            const MaybeTensor& sign, const MaybeTensor& peer, const Tensor& workspace, Update change) {
+  const KeptActivities kept(op, in.layer, h, scale, coef, sign, peer);
+  const cpu::Provider provider = torch_provider();
+  float* memory = workspace_of(op, workspace, cpu::update_floats(provider, in.layer));
+  cpu::update(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data, change.begin(),
+              change.trained, memory);
+}
+
+void layer_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef, const MaybeTensor& sign,
+                   const MaybeTensor& peer, const Tensor& weight, const MaybeTensor& bias, const Tensor& weight_state,
+                   const Tensor& bias_state, const Tensor& step, const Tensor& lr, const Tensor& workspace,
+                   std::string goodness, std::string optimiser, std::vector<double> hyper) {
+  const char* op = "layer_update_";
+  const LayerInputs in(op, x, weight, bias, std::nullopt, {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
+  update(op, in, h, scale, coef, sign, peer, workspace,
+         Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, optimiser,
+                hyper));
+}
+
+void shared_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef, const Tensor& labels,
+                    const Tensor& overlay, int64_t classes, const MaybeTensor& sign, const MaybeTensor& peer,
+                    const Tensor& weight, const MaybeTensor& bias, const Tensor& weight_state, const Tensor& bias_state,
+                    const Tensor& step, const Tensor& lr, const Tensor& workspace, std::string goodness,
+                    std::string optimiser, std::vector<double> hyper) {
+  const char* op = "shared_update_";
+  LayerInputs in(op, x, weight, bias, std::nullopt, {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
+  in.set_labels(op, labels, overlay, classes);
+  update(op, in, h, scale, coef, sign, peer, workspace,
+         Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, optimiser,
+                hyper));
+}
+
+/// The part of layer_step_ and shared_step_ that is the same.
+struct StepArguments {
+  const Tensor &weight, &weight_state, &bias_state, &step, &lr, &sign, &workspace, &stats;
+  const MaybeTensor &bias, &row_weight, &peer_mean, &h, &h_norm;
+  double threshold, temperature, peer_strength, peer_momentum;
+  const std::string& optimiser;
+  const std::vector<double>& hyper;
+};
+
+void run_step(const char* op, const LayerInputs& in, const StepArguments& a) {
+  const cpu::Layer& layer = in.layer;
+  if (layer.images < 1) refuse(op, "x has no rows; expected at least one row to learn from");
+  const Vector sign(op, "sign", a.sign, layer.rows()), row_weight(op, "row_weight", a.row_weight, layer.rows());
+  cpu::Step step;
+  step.layer = layer;
+  step.lesson = lesson_of(sign, row_weight, op, a.threshold, a.temperature);
+  step.peer = peer_params(op, a.peer_strength, a.peer_momentum);
+  step.peer_mean = writable(op, "peer_mean", a.peer_mean, {layer.units});
+  step.keep_h = writable(op, "h", a.h, {layer.rows(), layer.units});
+  step.keep_h_norm = writable(op, "h_norm", a.h_norm, {layer.rows()});
+  step.stats = writable_stats(op, a.stats, kStatCount);
+  Update change(op, layer.units, layer.inputs, a.weight, a.bias, a.weight_state, a.bias_state, a.step, a.lr,
+                a.optimiser, a.hyper);
+  step.trained = change.trained;
+  const cpu::Provider provider = torch_provider();
+  float* memory =
+      workspace_of(op, a.workspace,
+                   cpu::step_floats(provider, layer, step.peer_mean != nullptr, step.keep_h != nullptr));
+  step.optimiser = change.begin();
+  cpu::step(provider, step, memory);
+}
+
+void layer_step_(const Tensor& x, const MaybeTensor& x_norm, const Tensor& weight, const MaybeTensor& bias,
+                 const Tensor& weight_state, const Tensor& bias_state, const Tensor& step, const Tensor& lr,
+                 const Tensor& sign, const MaybeTensor& row_weight, const MaybeTensor& peer_mean,
+                 const Tensor& workspace, const Tensor& stats, const MaybeTensor& h, const MaybeTensor& h_norm,
+                 std::string norm, double eps, std::string goodness, double threshold, double temperature,
+                 double peer_strength, double peer_momentum, std::string optimiser, std::vector<double> hyper) {
+  const char* op = "layer_step_";
+  const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
+  run_step(op, in, {weight, weight_state, bias_state, step, lr, sign, workspace, stats, bias, row_weight, peer_mean, h,
+                    h_norm, threshold, temperature, peer_strength, peer_momentum, optimiser, hyper});
+}
+
+void shared_step_(const Tensor& x, const Tensor& labels, const Tensor& overlay, int64_t classes, const Tensor& weight,
+                  const MaybeTensor& bias, const Tensor& weight_state, const Tensor& bias_state, const Tensor& step,
+                  const Tensor& lr, const Tensor& sign, const MaybeTensor& row_weight, const MaybeTensor& peer_mean,
+                  const Tensor& workspace, const Tensor& stats, const MaybeTensor& h, const MaybeTensor& h_norm,
+                  std::string norm, double eps, std::string goodness, double threshold, double temperature,
+                  double peer_strength, double peer_momentum, std::string optimiser, std::vector<double> hyper) {
+  const char* op = "shared_step_";
+  LayerInputs in(op, x, weight, bias, std::nullopt, parse_kind(op, norm, eps, goodness));
+  in.set_labels(op, labels, overlay, classes);
+  run_step(op, in, {weight, weight_state, bias_state, step, lr, sign, workspace, stats, bias, row_weight, peer_mean, h,
+                    h_norm, threshold, temperature, peer_strength, peer_momentum, optimiser, hyper});
+}
+
+// ---- operations: prediction, labels, head
+
+Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vector<MaybeTensor> biases, int64_t classes,
+                        const Tensor& overlay, std::string norm, double eps, std::string goodness) {
+  const char* op = "predict_goodness";
+  if (weights.empty()) refuse(op, "weights is empty; expected one matrix per layer");
+  if (biases.size() != weights.size()) {
+    refuse(op, "biases has ", biases.size(), " entries; expected ", weights.size(), ", one per layer (None for none)");
+  }
+  LayerInputs first(op, x, weights[0], biases[0], std::nullopt, parse_kind(op, norm, eps, goodness));
+  check_classes(op, classes, first.layer.inputs);
+  first.layer.classes = classes;
+  first.layer.variants = classes;
+  first.set_overlay(op, overlay);
+
+  std::vector<Matrix> matrices;
+  std::vector<Vector> vectors;
+  std::vector<const float*> weight_data, bias_data;
+  std::vector<int64_t> units;
+  for (size_t l = 0; l < weights.size(); ++l) {
+    Matrix& w = matrices.emplace_back(op, "weights", torch::stable::contiguous(weights[l]));
+    if (l > 0 && w.cols != units.back()) {
+      refuse(op, "weights[", l, "] has shape ", shape_text(weights[l]), "; expected [*, ", units.back(),
+             "] to match the layer before");
+    }
+    units.push_back(w.rows);
+    weight_data.push_back(w.data);
+    bias_data.push_back(vectors.emplace_back(op, "biases", biases[l], w.rows).data);
+  }
+  const cpu::Stack stack{static_cast<int64_t>(units.size()), weight_data.data(), bias_data.data(), units.data()};
+  Tensor out = empty_float(x, {stack.depth, first.layer.images, classes}), hold;
+  const cpu::Provider provider = torch_provider();
+  cpu::predict_goodness(provider, first.layer, stack, out.mutable_data_ptr<float>(),
+                        scratch_of(hold, x, cpu::predict_floats(provider, first.layer, stack)));
+  return out;
+}
+
+/// Labels, one for each row of x.
+Labels row_labels(const char* op, const Tensor& labels, int64_t rows, int64_t classes, int64_t lowest) {
+  check_shape(op, "labels", labels, {rows});
+  return Labels(op, "labels", labels, classes, lowest);
+}
+
+Tensor place_label(const char* op, const Tensor& x, const Tensor& labels, int64_t classes, const Tensor& overlay,
+                   int64_t extra) {
+  const Matrix in(op, "x", x);
+  if (classes < 1 || (extra == 0 && classes > in.cols)) {
+    refuse(op, "classes is ", classes, "; expected 1 to ", in.cols, ", the number of inputs");
+  }
+  const Labels y = row_labels(op, labels, in.rows, classes, -1);
+  const Vector values(op, "overlay", overlay, 2);
+  const int64_t width = in.cols + extra;
+  Tensor out = empty_float(x, {in.rows, width});
+  float* p = out.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < in.rows; ++i) {
+    std::copy(in.data + i * in.pitch, in.data + i * in.pitch + in.cols, p + i * width + extra);
+  }
+  cpu::write_labels(in.rows, classes, y.data, values.data[0], values.data[1], p, width);
+  return x.scalar_type() == ScalarType::Float ? out : torch::stable::to(out, x.scalar_type());
+}
+
+Tensor overlay_label(const Tensor& x, const Tensor& labels, int64_t classes, const Tensor& overlay) {
+  return place_label("overlay_label", x, labels, classes, overlay, 0);
+}
+
+Tensor concat_label(const Tensor& x, const Tensor& labels, int64_t classes, const Tensor& overlay) {
+  return place_label("concat_label", x, labels, classes, overlay, classes);
+}
+
+void check_wrong_exists(const char* op, int64_t classes) {
+  if (classes < 2) refuse(op, "classes is ", classes, "; expected at least 2: with one class no label is wrong");
+}
+
+Tensor wrong_labels(const Tensor& labels, int64_t classes, const Tensor& u) {
+  const char* op = "wrong_labels";
+  check_wrong_exists(op, classes);
+  check_shape(op, "labels", labels, {-1});
+  const Labels y = row_labels(op, labels, labels.size(0), classes, 0);
+  const Vector draws(op, "u", u, y.count);
+  Tensor out = torch::stable::new_empty(labels, {y.count}, ScalarType::Long);
+  cpu::wrong_labels(y.count, classes, y.data, draws.data, out.mutable_data_ptr<int64_t>());
+  return out;
+}
+
+Tensor hard_labels(const Tensor& logits, const Tensor& labels, const Tensor& u) {
+  const char* op = "hard_labels";
+  const Matrix in(op, "logits", logits);
+  check_wrong_exists(op, in.cols);
+  const Tensor dense = torch::stable::contiguous(in.hold);
+  const Labels y = row_labels(op, labels, in.rows, in.cols, 0);
+  const Vector draws(op, "u", u, in.rows);
+  Tensor out = torch::stable::new_empty(labels, {in.rows}, ScalarType::Long);
+  cpu::hard_labels(in.rows, in.cols, dense.const_data_ptr<float>(), y.data, draws.data,
+                   out.mutable_data_ptr<int64_t>());
+  return out;
+}
+
+Tensor all_wrong_labels(const Tensor& labels, int64_t classes) {
+  const char* op = "all_wrong_labels";
+  check_wrong_exists(op, classes);
+  check_shape(op, "labels", labels, {-1});
+  const Labels y = row_labels(op, labels, labels.size(0), classes, 0);
+  Tensor out = torch::stable::new_empty(labels, {classes - 1, y.count}, ScalarType::Long);
+  cpu::all_wrong_labels(y.count, classes, y.data, out.mutable_data_ptr<int64_t>());
+  return out;
+}
+
+struct HeadInputs {
+  std::vector<Matrix> activities;
+  std::vector<Vector> norms;
+  std::vector<cpu::HeadInput> inputs;
+  Matrix weight;
+  Vector bias;
+  cpu::Head head;
+
+  HeadInputs(const char* op, const std::vector<Tensor>& h, const std::vector<Tensor>& h_norm, const Tensor& weight_,
+             const MaybeTensor& bias_, LayerKind kind)
+      : weight(op, "weight", weight_), bias(op, "bias", bias_, weight.rows) {
+    if (h.empty() || h.size() != h_norm.size()) {
+      refuse(op, "h has ", h.size(), " and h_norm ", h_norm.size(), " tensors; expected one of each per layer");
+    }
+    int64_t width = 0;
+    for (size_t l = 0; l < h.size(); ++l) {
+      const Matrix& m = activities.emplace_back(op, "h", h[l]);
+      const Vector& n = norms.emplace_back(op, "h_norm", h_norm[l], activities[0].rows);
+      if (m.rows != activities[0].rows) {
+        refuse(op, "h[", l, "] has shape ", shape_text(h[l]), "; expected [", activities[0].rows, ", *]");
+      }
+      inputs.push_back({m.data, n.data, m.cols, m.pitch});
+      width += m.cols;
+    }
+    if (weight.cols != width || weight.rows < 1) {
+      refuse(op, "weight has shape ", shape_text(weight_), "; expected [classes, ", width, "], the units of all layers");
+    }
+    if (weight.pitch != weight.cols) {
+      weight.hold = torch::stable::contiguous(weight.hold);
+      weight.data = weight.hold.const_data_ptr<float>();
+    }
+    head = {inputs.data(), static_cast<int64_t>(inputs.size()), activities[0].rows, weight.rows, width, weight.data,
+            bias.data, kind};
+  }
+};
+
+Tensor head_forward(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tensor& weight, const MaybeTensor& bias,
+                    std::string norm, double eps) {
+  const char* op = "head_forward";
+  const HeadInputs in(op, h, h_norm, weight, bias, parse_kind(op, norm, eps, "sum_sq"));
+  Tensor logits = empty_float(weight, {in.head.images, in.head.classes}), hold;
+  cpu::head_forward(torch_provider(), in.head, logits.mutable_data_ptr<float>(),
+                    scratch_of(hold, weight, cpu::head_floats(in.head)));
+  return logits;
+}
+
+Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tensor& labels, const Tensor& weight,
+                  const MaybeTensor& bias, const Tensor& weight_state, const Tensor& bias_state, const Tensor& step,
+                  const Tensor& lr, const Tensor& stats, std::string norm, double eps, std::string optimiser,
+                  std::vector<double> hyper) {
+  const char* op = "head_step_";
+  const HeadInputs in(op, h, h_norm, weight, bias, parse_kind(op, norm, eps, "sum_sq"));
+  if (in.head.images < 1) refuse(op, "h has no rows; expected at least one row to learn from");
+  const Labels y = row_labels(op, labels, in.head.images, in.head.classes, 0);
+  Update change(op, in.head.classes, in.head.width, weight, bias, weight_state, bias_state, step, lr, optimiser, hyper);
+  double* sums = writable_stats(op, stats, 3);
+  Tensor logits = empty_float(weight, {in.head.images, in.head.classes}), hold;
+  float* memory = scratch_of(hold, weight, cpu::head_floats(in.head));
+  cpu::head_step(torch_provider(), in.head, y.data, change.begin(), change.trained, logits.mutable_data_ptr<float>(),
+                 sums, memory);
+  return logits;
+}
+
+// ---- facts: operations without tensors
+
+/// Floats that layer_step_ / shared_step_ (and with them layer_update_ / shared_update_) want as workspace.
+int64_t step_workspace(int64_t images, int64_t inputs, int64_t units, int64_t classes, int64_t variants, bool peer,
+                       bool keep_h) {
+  const cpu::Provider provider = torch_provider();
+  cpu::Layer layer;
+  layer.images = images;
+  layer.inputs = inputs;
+  layer.units = units;
+  layer.classes = classes;
+  layer.variants = variants;
+  return cpu::step_floats(provider, layer, peer, keep_h) + 16;
+}
+
+int64_t update_workspace(int64_t images, int64_t inputs, int64_t units, int64_t classes) {
+  cpu::Layer layer;
+  layer.images = images;
+  layer.inputs = inputs;
+  layer.units = units;
+  layer.classes = classes;
+  return cpu::update_floats(torch_provider(), layer) + 16;
+}
+
+std::string cpu_path() {
+  return std::string(cpu::row_kernels().name) + ";" + cpu::supported_isas() + ";" +
+         (choose_gemm() == GemmChoice::kBlas ? "blas" : "own");
+}
+
+/// Reads FFKERN_CPU_ISA and FFKERN_GEMM again.
+std::string reset_cpu_path() {
+  cpu::reset_isa();
+  gemm_choice.store(GemmChoice::kUnset, std::memory_order_release);
+  return cpu_path();
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(ffkern, CPU, m) {
+  m.impl("layer_forward", TORCH_BOX(&layer_forward));
+  m.impl("layer_forward_", TORCH_BOX(&layer_forward_));
+  m.impl("shared_base", TORCH_BOX(&shared_base));
+  m.impl("shared_variants", TORCH_BOX(&shared_variants));
+  m.impl("shared_variants_", TORCH_BOX(&shared_variants_));
+  m.impl("local_loss", TORCH_BOX(&local_loss));
+  m.impl("peer_update_", TORCH_BOX(&peer_update_));
+  m.impl("layer_grad", TORCH_BOX(&layer_grad));
+  m.impl("shared_grad", TORCH_BOX(&shared_grad));
+  m.impl("layer_update_", TORCH_BOX(&layer_update_));
+  m.impl("shared_update_", TORCH_BOX(&shared_update_));
+  m.impl("layer_step_", TORCH_BOX(&layer_step_));
+  m.impl("shared_step_", TORCH_BOX(&shared_step_));
+  m.impl("predict_goodness", TORCH_BOX(&predict_goodness));
+  m.impl("overlay_label", TORCH_BOX(&overlay_label));
+  m.impl("concat_label", TORCH_BOX(&concat_label));
+  m.impl("wrong_labels", TORCH_BOX(&wrong_labels));
+  m.impl("hard_labels", TORCH_BOX(&hard_labels));
+  m.impl("all_wrong_labels", TORCH_BOX(&all_wrong_labels));
+  m.impl("head_forward", TORCH_BOX(&head_forward));
+  m.impl("head_step_", TORCH_BOX(&head_step_));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ffkern, CompositeExplicitAutograd, m) {
+  m.impl("step_workspace", TORCH_BOX(&step_workspace));
+  m.impl("update_workspace", TORCH_BOX(&update_workspace));
+  m.impl("cpu_path", TORCH_BOX(&cpu_path));
+  m.impl("reset_cpu_path", TORCH_BOX(&reset_cpu_path));
+}
+
+}  // namespace ffkern::binding

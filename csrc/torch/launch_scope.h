@@ -1,0 +1,38 @@
+// Where an operation on tensors launches its kernels. The shipped definition (launch_scope.cpp) is for CUDA tensors:
+// device guard and torch's current stream. Nothing else in the launch path depends on where the tensors live.
+#pragma once
+#include <torch/csrc/stable/tensor.h>
+
+#include <memory>
+
+#include "cuda/driver.h"
+
+namespace ffkern {
+
+enum class Access {
+  kRead,
+  kWrite,  // written before it is read, if it is read at all
+};
+
+/// Opened by an operation before it allocates or launches anything; closed when it returns.
+class LaunchScope {
+ public:
+  /// Makes the device of `anchor` current.
+  explicit LaunchScope(const torch::stable::Tensor& anchor);
+  ~LaunchScope();
+  LaunchScope(const LaunchScope&) = delete;
+  LaunchScope& operator=(const LaunchScope&) = delete;
+
+  /// Declares that kernels launched by `op` read or write `operand`, called `name` in messages. Throws if it lives on
+  /// another device. Every tensor whose memory a kernel touches is declared.
+  void use(const char* op, const char* name, const torch::stable::Tensor& operand, Access access);
+
+  cuda::Device device() const;
+  cuda::Stream stream() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace ffkern

@@ -1,0 +1,829 @@
+"""Forward-Forward layers and networks as ordinary ``torch.nn`` modules.
+
+Data flows one way: images and labels -> label variants -> layer -> local loss and update -> next layer. A layer
+passes on its activities *before* normalisation together with their row norms; the next layer divides by them
+inside its own kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .optim import FusedOptimizer, Slot
+
+__all__ = ["FFHead", "FFLinear", "FFNet"]
+
+NORMS = ("l2", "rms", "none")
+GOODNESS = ("sum_sq", "mean_sq", "neg_sum_sq", "neg_mean_sq", "sum_abs")
+STATISTICS = 7
+
+
+def _choice(name: str, value: str, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+    return value
+
+
+class FFLinear(nn.Linear):
+    """``relu(norm(x) W^T + b)`` that can learn by itself. Names, shapes and state_dict are those of ``nn.Linear``.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as for ``nn.Linear``. Training in place needs float32.
+        norm: length that every input row is divided by: "l2" ||x||, "rms" ||x||/sqrt(K), or "none".
+        eps: added to that length (1e-4 in the public implementations with "l2", 1e-8 with "rms").
+        goodness: "mean_sq" or "sum_sq" of the activities, their negation "neg_...", or "sum_abs".
+        threshold: goodness that separates positive from negative rows; "width" is the number of units (Hinton).
+        temperature: divides goodness - threshold inside the logistic.
+        peer_strength: lambda of peer normalisation, 0 for none; adds a buffer ``peer_mean`` (and only then).
+        peer_momentum: momentum of the running mean activity.
+
+    Source: Hinton, arXiv 2212.13345, section 2; peer normalisation from the accompanying program.
+    """
+
+    peer_mean: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        norm: str = "l2",
+        eps: float = 1e-4,
+        goodness: str = "mean_sq",
+        threshold: float | str = 2.0,
+        temperature: float = 1.0,
+        peer_strength: float = 0.0,
+        peer_momentum: float = 0.9,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self._configure(norm, eps, goodness, threshold, temperature, peer_strength, peer_momentum)
+
+    def _configure(
+        self,
+        norm: str = "l2",
+        eps: float = 1e-4,
+        goodness: str = "mean_sq",
+        threshold: float | str = 2.0,
+        temperature: float = 1.0,
+        peer_strength: float = 0.0,
+        peer_momentum: float = 0.9,
+    ) -> None:
+        self.norm = _choice("norm", norm, NORMS)
+        self.goodness = _choice("goodness", goodness, GOODNESS)
+        if eps < 0:
+            raise ValueError(f"eps is {eps}; expected a number >= 0")
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; expected a number > 0")
+        if isinstance(threshold, str):
+            _choice("threshold", threshold, ("width",))
+            threshold = float(self.out_features)
+        self.eps, self.threshold, self.temperature = float(eps), float(threshold), float(temperature)
+        self.peer_strength, self.peer_momentum = float(peer_strength), float(peer_momentum)
+        mean = torch.zeros(self.out_features, device=self.weight.device) if peer_strength else None
+        self.register_buffer("peer_mean", mean)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drops what belongs to a run of training rather than to the layer."""
+        self._slot: Slot | None = None
+        self._workspace = torch.empty(0)
+        self._statistics = torch.zeros(STATISTICS, dtype=torch.float64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_slot"] = None  # a copy of the layer is not the layer that the optimiser trains
+        state["_workspace"] = torch.empty(0)
+        return state
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, **options: Any) -> FFLinear:
+        """An FFLinear on the same Parameters as ``linear``: training one trains the other."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.in_features, layer.out_features = linear.in_features, linear.out_features
+        layer.weight, layer.bias = linear.weight, linear.bias
+        layer._configure(**options)
+        return layer
+
+    def extra_repr(self) -> str:
+        return (
+            f"{super().extra_repr()}, norm={self.norm!r}, goodness={self.goodness!r}, "
+            f"threshold={self.threshold:g}"
+        )
+
+    # ------------------------------------------------------------ forward
+
+    def activities(self, x: Tensor, x_norm: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Fused forward pass.
+
+        Args:
+            x: [R, K] raw rows; float32, bfloat16 or float16.
+            x_norm: float32 [R], their L2 norms when already known (``h_norm`` of the layer before).
+
+        Returns:
+            h [R, M] in the dtype of x, and float32 [R]: goodness, row scale, L2 norm of h.
+        """
+        result: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.ffkern.layer_forward(
+            x, self.weight, self.bias, x_norm, self.norm, self.eps, self.goodness
+        )
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activities of the last dimension of x, as ``nn.Linear`` followed by ReLU (after the norm)."""
+        if x.dim() == 2:
+            return self.activities(x)[0]
+        return self.activities(x.reshape(-1, x.shape[-1]))[0].reshape(*x.shape[:-1], self.out_features)
+
+    # ------------------------------------------------------------ learning
+
+    def local_loss(
+        self, x: Tensor, sign: Tensor, row_weight: Tensor | None = None, x_norm: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The layer's own loss, for ``backward()`` and any torch optimiser.
+
+        Args:
+            x: [R, K]. Give a detached tensor, as Forward-Forward does; its gradient is computed only if it asks.
+            sign: float32 [R], +1 for a positive row, -1 for a negative one, 0 for a row that takes no part.
+            row_weight: float32 [R], default 1 / R each.
+
+        Returns:
+            The loss (0-dim) and the detached activities for the next layer. Peer normalisation belongs to
+            :meth:`step`; asking for it here raises.
+        """
+        if self.peer_mean is not None:
+            raise RuntimeError("peer normalisation is part of FFLinear.step; local_loss has no term for it")
+        h, goodness, _, _ = self.activities(x, x_norm)
+        loss, _, stats = torch.ops.ffkern.local_loss(
+            goodness, sign, row_weight, self.threshold, self.temperature
+        )
+        self._count(stats)
+        return loss, h.detach()
+
+    def step(
+        self,
+        x: Tensor,
+        sign: Tensor,
+        opt: FusedOptimizer,
+        *,
+        row_weight: Tensor | None = None,
+        x_norm: Tensor | None = None,
+        keep: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Forward, loss, gradient and update in one call; ``weight`` and ``bias`` change in place.
+
+        Args:
+            x, sign, row_weight, x_norm: as for :meth:`local_loss`. Nothing flows back into x.
+            opt: an optimiser of :mod:`ffkern.optim` that holds this layer's parameters.
+            keep: float32 [R, M] and [R] to write the activities and their norms into (those of the weights
+                before the update), for the next layer.
+        """
+        slot = self._bind(opt)
+        workspace = self._reserve(x.shape[0], 0, 1, keep is not None)
+        torch.ops.ffkern.layer_step_(
+            x,
+            x_norm,
+            *self._trained(slot),
+            *self._lesson(sign, row_weight, workspace, keep),
+            *self._settings(slot),
+        )
+
+    def step_shared(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        sign: Tensor,
+        opt: FusedOptimizer,
+        *,
+        classes: int,
+        overlay: Tensor,
+        row_weight: Tensor | None = None,
+        keep: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """:meth:`step` on label variants of the same images, with one product for all of them.
+
+        Args:
+            x: [N, K] images; their first ``classes`` inputs are ignored, the label goes there.
+            labels: int64 [V, N]; -1 is the neutral label. Row v * N + i is image i with labels[v, i].
+            sign, row_weight: float32 [V * N].
+            overlay: float32 [2]: value of the label's input, value of every label input of the neutral label.
+            keep: as for :meth:`step`, with V * N rows.
+        """
+        slot = self._bind(opt)
+        workspace = self._reserve(x.shape[0], classes, labels.shape[0], keep is not None)
+        torch.ops.ffkern.shared_step_(
+            x,
+            labels,
+            overlay,
+            classes,
+            *self._trained(slot),
+            *self._lesson(sign, row_weight, workspace, keep),
+            *self._settings(slot),
+        )
+
+    def learn(
+        self,
+        x: Tensor,
+        activities: tuple[Tensor, Tensor, Tensor],
+        sign: Tensor,
+        opt: FusedOptimizer,
+        *,
+        row_weight: Tensor | None = None,
+        labels: Tensor | None = None,
+        classes: int = 0,
+        overlay: Tensor | None = None,
+    ) -> None:
+        """Loss, gradient and update from activities computed before: (h, goodness, scale) of these weights.
+
+        With ``labels`` x holds images and the rows are their variants, as in :meth:`step_shared`.
+        """
+        h, goodness, scale = activities
+        slot = self._bind(opt)
+        workspace = self._reserve(x.shape[0], classes, 1 if labels is None else labels.shape[0], False)
+        _, coef, stats = torch.ops.ffkern.local_loss(
+            goodness, sign, row_weight, self.threshold, self.temperature
+        )
+        self._count(stats)
+        peer = None
+        if self.peer_mean is not None:
+            peer = torch.ops.ffkern.peer_update_(
+                h, sign, self.peer_mean, self.peer_strength, self.peer_momentum
+            )
+        tail = (sign, peer, *self._trained(slot), workspace, self.goodness, slot.kind, slot.hyper)
+        if labels is None:
+            torch.ops.ffkern.layer_update_(x, h, scale, coef, *tail)
+        else:
+            torch.ops.ffkern.shared_update_(x, h, scale, coef, labels, overlay, classes, *tail)
+
+    def metrics(self, reset: bool = True) -> dict[str, float]:
+        """Statistics of all steps since the last reset. The only call here that waits for the device.
+
+        Returns:
+            loss (mean over steps is the caller's business: this is the sum), goodness_pos and goodness_neg (means
+            over rows), separation (share of rows on their side of the threshold), rows.
+        """
+        loss, g_pos, g_neg, right_pos, right_neg, n_pos, n_neg = self._statistics.tolist()
+        if reset:
+            self._statistics.zero_()
+        rows = n_pos + n_neg
+        return {
+            "loss": loss,
+            "goodness_pos": g_pos / n_pos if n_pos else float("nan"),
+            "goodness_neg": g_neg / n_neg if n_neg else float("nan"),
+            "separation": (right_pos + right_neg) / rows if rows else float("nan"),
+            "rows": rows,
+        }
+
+    # ------------------------------------------------------------ pieces of a step
+
+    def _bind(self, opt: FusedOptimizer) -> Slot:
+        slot = self._slot
+        if slot is None or not slot.fits(opt, self.weight):
+            if not isinstance(opt, FusedOptimizer):
+                raise TypeError(
+                    f"opt is a {type(opt).__name__}; FFLinear.step takes an optimiser of ffkern.optim. Use "
+                    "local_loss() and backward() with torch's optimisers"
+                )
+            slot = self._slot = opt.slot(self.weight, self.bias)
+        return slot
+
+    def _reserve(self, images: int, classes: int, variants: int, keep: bool) -> Tensor:
+        """The workspace, grown when a larger batch comes: no allocation after the first step."""
+        need = _workspace_floats(
+            images, self.in_features, self.out_features, classes, variants, self.peer_mean is not None, keep
+        )
+        if self._workspace.numel() < need or self._workspace.device != self.weight.device:
+            self._workspace = torch.empty(need, dtype=torch.float32, device=self.weight.device)
+        return self._workspace
+
+    def _count(self, stats: Tensor) -> None:
+        self._on_device()
+        self._statistics.add_(stats)
+
+    def _on_device(self) -> Tensor:
+        if self._statistics.device != self.weight.device:
+            self._statistics = self._statistics.to(self.weight.device)
+        return self._statistics
+
+    def _trained(self, slot: Slot) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+        return self.weight, self.bias, slot.weight_state, slot.bias_state, slot.step, slot.lr()
+
+    def _lesson(
+        self,
+        sign: Tensor,
+        row_weight: Tensor | None,
+        workspace: Tensor,
+        keep: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor | None, ...]:
+        h, h_norm = keep if keep is not None else (None, None)
+        return sign, row_weight, self.peer_mean, workspace, self._on_device(), h, h_norm
+
+    def _settings(self, slot: Slot) -> tuple[Any, ...]:
+        return (
+            self.norm,
+            self.eps,
+            self.goodness,
+            self.threshold,
+            self.temperature,
+            self.peer_strength,
+            self.peer_momentum,
+            slot.kind,
+            slot.hyper,
+        )
+
+
+@torch.compiler.assume_constant_result
+def _workspace_floats(
+    images: int, inputs: int, units: int, classes: int, variants: int, peer: bool, keep: bool
+) -> int:
+    """Enough for the fused step and for an update from kept activities."""
+    step: int = torch.ops.ffkern.step_workspace(images, inputs, units, classes, variants, peer, keep)
+    update: int = torch.ops.ffkern.update_workspace(images, inputs, units, classes)
+    return max(step, update)
+
+
+class FFHead(nn.Module):
+    """Softmax classifier on the normalised activities of chosen layers; its gradient enters none of them.
+
+    Args:
+        widths: units of each chosen layer.
+        classes: number of classes.
+        norm, eps: how the activities are normalised.
+    """
+
+    def __init__(self, widths: Sequence[int], classes: int, *, norm: str = "l2", eps: float = 1e-4) -> None:
+        super().__init__()
+        self.norm, self.eps = _choice("norm", norm, NORMS), float(eps)
+        self.weight = nn.Parameter(torch.zeros(classes, sum(widths)))
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self._slot: Slot | None = None
+        self._statistics = torch.zeros(3, dtype=torch.float64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_slot": None}
+
+    def forward(self, h: Sequence[Tensor], h_norm: Sequence[Tensor]) -> Tensor:
+        """Logits, float32 [N, C], from the activities of the chosen layers and their norms."""
+        logits: Tensor = torch.ops.ffkern.head_forward(
+            list(h), list(h_norm), self.weight, self.bias, self.norm, self.eps
+        )
+        return logits
+
+    def step(
+        self, h: Sequence[Tensor], h_norm: Sequence[Tensor], labels: Tensor, opt: FusedOptimizer
+    ) -> Tensor:
+        """One update on the mean cross-entropy; returns the logits from before it."""
+        if self._slot is None or not self._slot.fits(opt, self.weight):
+            self._slot = opt.slot(self.weight, self.bias)
+        slot = self._slot
+        if self._statistics.device != self.weight.device:
+            self._statistics = self._statistics.to(self.weight.device)
+        logits: Tensor = torch.ops.ffkern.head_step_(
+            list(h),
+            list(h_norm),
+            labels,
+            self.weight,
+            self.bias,
+            slot.weight_state,
+            slot.bias_state,
+            slot.step,
+            slot.lr(),
+            self._statistics,
+            self.norm,
+            self.eps,
+            slot.kind,
+            slot.hyper,
+        )
+        return logits
+
+    def metrics(self, reset: bool = True) -> dict[str, float]:
+        """Mean cross-entropy and accuracy since the last reset."""
+        loss, right, rows = self._statistics.tolist()
+        if reset:
+            self._statistics.zero_()
+        return {
+            "loss": loss / rows if rows else float("nan"),
+            "accuracy": right / rows if rows else float("nan"),
+            "rows": rows,
+        }
+
+
+class FFNet(nn.Module):
+    """A stack of :class:`FFLinear` layers that classifies by goodness.
+
+    Args:
+        layers: sizes [inputs, units, units, ...], or ready layers that agree in norm, eps and goodness. With
+            label="concat" the inputs of the first size are those of the data: room for the label is added.
+        classes: number of classes.
+        label: "overlay" replaces the first ``classes`` inputs by the label, "concat" puts them in front.
+        label_value: what a one-hot label puts into its input, or "max": the largest input of the batch.
+        neutral_value: what the neutral label puts into every label input; default label_value / classes.
+        head_layers: layers whose activities feed a softmax head: "all", "all_but_first", indices, or None.
+        options: passed to every FFLinear built here.
+
+    Source: Hinton, arXiv 2212.13345, section 3.3.
+    """
+
+    overlay: Tensor
+
+    def __init__(
+        self,
+        layers: Sequence[int] | Sequence[FFLinear],
+        classes: int = 10,
+        *,
+        label: str = "overlay",
+        label_value: float | str = 1.0,
+        neutral_value: float | None = None,
+        head_layers: str | Sequence[int] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if classes < 1:
+            raise ValueError(f"classes is {classes}; expected at least 1")
+        self.classes = classes
+        self.label = _choice("label", label, ("overlay", "concat"))
+        built: list[FFLinear] = []
+        if layers and all(isinstance(layer, FFLinear) for layer in layers):
+            if options:
+                raise ValueError(f"{', '.join(options)}: give layer options to the ready layers themselves")
+            built = [layer for layer in layers if isinstance(layer, FFLinear)]
+        else:
+            sizes = [int(size) for size in layers if not isinstance(size, FFLinear)]
+            if len(sizes) < 2 or len(sizes) != len(layers) or min(sizes) < 1:
+                raise ValueError(f"layers is {layers!r}; expected sizes [inputs, units, ...] or FFLinear layers")
+            if label == "concat":
+                sizes[0] += classes
+            built = [FFLinear(i, o, **options) for i, o in zip(sizes, sizes[1:], strict=False)]
+        self.layers = nn.ModuleList(built)
+        self._check_layers()
+        if isinstance(label_value, str):
+            _choice("label_value", label_value, ("max",))
+        self.label_value, self.neutral_value = label_value, neutral_value
+        on = 1.0 if isinstance(label_value, str) else float(label_value)
+        neutral = on / classes if neutral_value is None else float(neutral_value)
+        self.register_buffer("overlay", torch.tensor([on, neutral]), persistent=False)
+        self.head_layers = self._head_indices(head_layers)
+        self.head: FFHead | None = None
+        if self.head_layers:
+            first = built[0]
+            widths = [built[i].out_features for i in self.head_layers]
+            self.head = FFHead(widths, classes, norm=first.norm, eps=first.eps)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._signs: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}
+        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_signs": {}, "_kept": {}}
+
+    @classmethod
+    def from_sequential(cls, model: nn.Sequential, classes: int, **options: Any) -> FFNet:
+        """A Forward-Forward network on the parameters of ``nn.Sequential(Linear, ReLU, Linear, ReLU, ...)``.
+
+        Flatten, Identity and Dropout are passed over; every Linear must be followed by a ReLU. The Parameters are
+        shared: training the result trains ``model``.
+        """
+        net_options = {
+            key: options.pop(key)
+            for key in ("label", "label_value", "neutral_value", "head_layers")
+            if key in options
+        }
+        ignored = (nn.Flatten, nn.Identity, nn.Dropout)
+        modules = [m for m in model if not isinstance(m, ignored)]
+        built = []
+        for i in range(0, len(modules), 2):
+            linear = modules[i]
+            relu = modules[i + 1] if i + 1 < len(modules) else None
+            if not isinstance(linear, nn.Linear) or not isinstance(relu, nn.ReLU):
+                raise ValueError(
+                    f"module {i} is {type(linear).__name__} followed by {type(relu).__name__}; expected Linear "
+                    "followed by ReLU (a last classifying Linear is not needed: goodness classifies)"
+                )
+            built.append(FFLinear.from_linear(linear, **options))
+        return cls(built, classes, **net_options)
+
+    def _check_layers(self) -> None:
+        first = self._layer(0)
+        for i in range(1, len(self.layers)):
+            layer, before = self._layer(i), self._layer(i - 1)
+            if layer.in_features != before.out_features:
+                raise ValueError(
+                    f"layers[{i}] takes {layer.in_features} inputs; expected {before.out_features}, the units "
+                    "of the layer before"
+                )
+            for name in ("norm", "eps", "goodness"):
+                if getattr(layer, name) != getattr(first, name):
+                    raise ValueError(
+                        f"layers[{i}].{name} is {getattr(layer, name)!r}; expected "
+                        f"{getattr(first, name)!r} as in the first layer"
+                    )
+        if self.classes >= first.in_features:
+            raise ValueError(
+                f"classes is {self.classes}; expected fewer than the {first.in_features} inputs, or "
+                "label='concat' for data with no room for the label"
+            )
+
+    def _head_indices(self, head_layers: str | Sequence[int] | None) -> list[int]:
+        depth = len(self.layers)
+        if head_layers is None:
+            return []
+        if isinstance(head_layers, str):
+            _choice("head_layers", head_layers, ("all", "all_but_first"))
+            return list(range(1 if head_layers == "all_but_first" and depth > 1 else 0, depth))
+        for i in head_layers:
+            if not 0 <= i < depth:
+                raise ValueError(f"head_layers holds {i}; expected 0 to {depth - 1}")
+        return list(head_layers)
+
+    def _layer(self, i: int) -> FFLinear:
+        layer = self.layers[i]
+        assert isinstance(layer, FFLinear)
+        return layer
+
+    def _all_layers(self) -> Iterable[FFLinear]:
+        return (self._layer(i) for i in range(len(self.layers)))
+
+    # ------------------------------------------------------------ inputs
+
+    def _images(self, x: Tensor) -> Tensor:
+        """[N, K] rows with room for the label in front."""
+        x = x.flatten(1)
+        return nn.functional.pad(x, (self.classes, 0)) if self.label == "concat" else x
+
+    def _overlay(self, x: Tensor) -> Tensor:
+        if self.label_value != "max":
+            return self.overlay
+        on = x.max().float()
+        neutral = on / self.classes if self.neutral_value is None else on.new_tensor(self.neutral_value)
+        return torch.stack((on, neutral))
+
+    def _rows(self, images: int, negatives: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """sign and row weights of one positive and `negatives` negative variants of each image."""
+        key = (images, negatives)
+        if key not in self._signs:
+            sign = torch.ones(images * (1 + negatives), device=device)
+            sign[images:] = -1
+            weight = None
+            if negatives > 1:  # the negatives of an image share the weight of its positive
+                weight = torch.full_like(sign, 0.5 / (images * negatives))
+                weight[:images] = 0.5 / images
+            self._signs[key] = (sign, weight)
+        sign, weight = self._signs[key]
+        if sign.device != device:
+            sign, weight = sign.to(device), weight.to(device) if weight is not None else None
+            self._signs[key] = (sign, weight)
+        return sign, weight
+
+    def _activity_rows(self, index: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Reused h, goodness, scale and h_norm of one layer, for `rows` rows."""
+        weight = self._layer(index).weight
+        kept = self._kept.get((index, rows))
+        if kept is None or kept[0].device != weight.device:
+            h = torch.empty(rows, weight.shape[0], device=weight.device)
+            row = [torch.empty(rows, device=weight.device) for _ in range(3)]
+            kept = self._kept[index, rows] = (h, row[0], row[1], row[2])
+        return kept
+
+    def wrong_labels(self, labels: Tensor, negatives: str, generator: torch.Generator | None = None) -> Tensor:
+        """int64 [V, N] labels that are never the true one: "uniform" draws one, "all" gives every one."""
+        if negatives == "all":
+            result: Tensor = torch.ops.ffkern.all_wrong_labels(labels, self.classes)
+            return result
+        u = torch.rand(labels.shape[0], generator=generator, device=labels.device)
+        drawn: Tensor = torch.ops.ffkern.wrong_labels(labels, self.classes, u)
+        return drawn[None]
+
+    # ------------------------------------------------------------ learning
+
+    def step(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        opt: FusedOptimizer,
+        *,
+        negatives: str = "uniform",
+        generator: torch.Generator | None = None,
+        head_opt: FusedOptimizer | None = None,
+    ) -> None:
+        """Every layer learns from this batch; each sees the activities from before the layer below moved.
+
+        Args:
+            x: [N, ...] images (flattened here). labels: int64 [N].
+            opt: a fused optimiser over the layers' parameters.
+            negatives: "uniform" wrong labels, "hard" ones drawn from the head's class probabilities, or "all".
+            generator: source of the random numbers; default torch's global one.
+            head_opt: optimiser of the softmax head, which then learns from the neutral label in the same pass.
+        """
+        _choice("negatives", negatives, ("uniform", "hard", "all"))
+        if negatives == "hard" and self.head is None:
+            raise ValueError("negatives='hard' draws from the softmax head; build the network with head_layers")
+        with torch.no_grad():
+            images = self._images(x)
+            overlay = self._overlay(x)
+            if negatives == "hard" or head_opt is not None:
+                self._step_two_passes(images, labels, overlay, opt, negatives, generator, head_opt)
+            else:
+                wrong = self.wrong_labels(labels, negatives, generator)
+                self._step_one_pass(images, torch.cat((labels[None], wrong)), overlay, opt)
+
+    def _step_one_pass(
+        self, images: Tensor, variants: Tensor, overlay: Tensor, opt: FusedOptimizer, last: int | None = None
+    ) -> None:
+        """All labels are known beforehand: one fused call a layer."""
+        sign, weight = self._rows(images.shape[0], variants.shape[0] - 1, images.device)
+        depth = len(self.layers)
+        keep = self._kept_pair(0, variants.numel()) if depth > 1 else None
+        self._layer(0).step_shared(
+            images, variants, sign, opt, classes=self.classes, overlay=overlay, row_weight=weight, keep=keep
+        )
+        for i in range(1, depth):
+            assert keep is not None
+            h, h_norm = keep
+            keep = self._kept_pair(i, variants.numel()) if i + 1 < depth else None
+            self._layer(i).step(h, sign, opt, row_weight=weight, x_norm=h_norm, keep=keep)
+
+    def _kept_pair(self, index: int, rows: int) -> tuple[Tensor, Tensor]:
+        h, _, _, h_norm = self._activity_rows(index, rows)
+        return h, h_norm
+
+    def _step_two_passes(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        overlay: Tensor,
+        opt: FusedOptimizer,
+        negatives: str,
+        generator: torch.Generator | None,
+        head_opt: FusedOptimizer | None,
+    ) -> None:
+        """The negatives depend on the network's own answer: neutral and positive rows go first.
+
+        Rows of every buffer: [neutral | positive | negative variants], so that what each pass writes and what the
+        update reads are contiguous views.
+        """
+        n = images.shape[0]
+        extra = self.classes - 1 if negatives == "all" else 1
+        rows = n * (2 + extra)
+        first = self._layer(0)
+        base, rest_norm = torch.ops.ffkern.shared_base(images, first.weight, self.classes)
+        neutral = torch.full_like(labels, -1)
+        self._forward_rows(base, rest_norm, torch.stack((neutral, labels)), overlay, rows, 0)
+
+        assert self.head is not None
+        chosen = [self._activity_rows(i, rows) for i in self.head_layers]
+        h, h_norm = [c[0][:n] for c in chosen], [c[3][:n] for c in chosen]
+        logits = self.head(h, h_norm) if head_opt is None else self.head.step(h, h_norm, labels, head_opt)
+        if negatives == "hard":
+            u = torch.rand(n, generator=generator, device=labels.device)
+            wrong = torch.ops.ffkern.hard_labels(logits, labels, u)[None]
+        else:
+            wrong = self.wrong_labels(labels, negatives, generator)
+        self._forward_rows(base, rest_norm, wrong, overlay, rows, 2 * n)
+
+        sign, weight = self._rows(n, extra, images.device)
+        below: Tensor = images
+        for i, layer in enumerate(self._all_layers()):
+            h_all, goodness, scale, _ = self._activity_rows(i, rows)
+            lesson = (h_all[n:], goodness[n:], scale[n:])
+            if i == 0:
+                variants = torch.cat((labels[None], wrong))
+                layer.learn(
+                    below, lesson, sign, opt, row_weight=weight, labels=variants, classes=self.classes,
+                    overlay=overlay,
+                )  # fmt: skip
+            else:
+                layer.learn(below, lesson, sign, opt, row_weight=weight)
+            below = h_all[n:]
+
+    def _forward_rows(
+        self, base: Tensor, rest_norm: Tensor, variants: Tensor, overlay: Tensor, rows: int, begin: int
+    ) -> None:
+        """Activities of these label variants through all layers, into rows [begin, begin + V N)."""
+        end = begin + variants.numel()
+        first = self._layer(0)
+        out = [t[begin:end] for t in self._activity_rows(0, rows)]
+        torch.ops.ffkern.shared_variants_(
+            base, rest_norm, first.weight, first.bias, variants, overlay, *out, self.classes, first.norm,
+            first.eps, first.goodness,
+        )  # fmt: skip
+        for i in range(1, len(self.layers)):
+            layer = self._layer(i)
+            h, h_norm = out[0], out[3]
+            out = [t[begin:end] for t in self._activity_rows(i, rows)]
+            torch.ops.ffkern.layer_forward_(
+                h, layer.weight, layer.bias, h_norm, *out, layer.norm, layer.eps, layer.goodness
+            )
+
+    def step_layer(
+        self,
+        index: int,
+        x: Tensor,
+        labels: Tensor,
+        opt: FusedOptimizer,
+        *,
+        negatives: str = "uniform",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Only layer ``index`` learns; the layers below are frozen (greedy training).
+
+        Arguments as for :meth:`step`; "hard" negatives need the whole network and are refused.
+        """
+        _choice("negatives", negatives, ("uniform", "all"))
+        with torch.no_grad():
+            images, overlay = self._images(x), self._overlay(x)
+            variants = torch.cat((labels[None], self.wrong_labels(labels, negatives, generator)))
+            sign, weight = self._rows(images.shape[0], variants.shape[0] - 1, images.device)
+            layer = self._layer(index)
+            if index == 0:
+                layer.step_shared(
+                    images, variants, sign, opt, classes=self.classes, overlay=overlay, row_weight=weight
+                )
+            else:
+                h, h_norm = self._activities(images, variants, overlay)[index - 1]
+                layer.step(h, sign, opt, row_weight=weight, x_norm=h_norm)
+
+    # ------------------------------------------------------------ using
+
+    def _activities(self, images: Tensor, variants: Tensor, overlay: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(h, h_norm) of every layer for these label variants."""
+        first = self._layer(0)
+        base, rest_norm = torch.ops.ffkern.shared_base(images, first.weight, self.classes)
+        h, _, _, h_norm = torch.ops.ffkern.shared_variants(
+            base, rest_norm, first.weight, first.bias, variants, overlay, self.classes, first.norm, first.eps,
+            first.goodness,
+        )  # fmt: skip
+        result = [(h, h_norm)]
+        for i in range(1, len(self.layers)):
+            h, _, _, h_norm = self._layer(i).activities(h, h_norm)
+            result.append((h, h_norm))
+        return result
+
+    @torch.no_grad()
+    def features(self, x: Tensor, labels: Tensor | None = None) -> list[Tensor]:
+        """Normalised activities of every layer, [N, M_l] each, under the given labels (default: neutral)."""
+        images = self._images(x)
+        if labels is None:
+            labels = torch.full((x.shape[0],), -1, dtype=torch.int64, device=x.device)
+        kept = self._activities(images, labels[None], self._overlay(x))
+        result = []
+        for layer, (h, h_norm) in zip(self._all_layers(), kept, strict=True):
+            if layer.norm == "none":
+                result.append(h)
+                continue
+            length = h_norm / h.shape[1] ** 0.5 if layer.norm == "rms" else h_norm
+            result.append(h / (length + layer.eps)[:, None])
+        return result
+
+    @torch.no_grad()
+    def goodness(self, x: Tensor) -> Tensor:
+        """Goodness of every layer, image and label: float32 [L, N, C]."""
+        first = self._layer(0)
+        result: Tensor = torch.ops.ffkern.predict_goodness(
+            self._images(x),
+            [layer.weight for layer in self._all_layers()],
+            [layer.bias for layer in self._all_layers()],
+            self.classes,
+            self._overlay(x),
+            first.norm,
+            first.eps,
+            first.goodness,
+        )
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Goodness of every label, summed over layers: float32 [N, C]. The largest is the answer."""
+        return self.goodness(x).sum(0)
+
+    def predict(self, x: Tensor, layers: str = "all") -> Tensor:
+        """Label with the highest goodness summed over "all" layers, or "all_but_first" (Hinton's choice)."""
+        _choice("layers", layers, ("all", "all_but_first"))
+        goodness = self.goodness(x)
+        skip = 1 if layers == "all_but_first" and len(self.layers) > 1 else 0
+        return goodness[skip:].sum(0).argmax(1)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits of the softmax head from one pass with the neutral label: float32 [N, C]."""
+        if self.head is None:
+            raise RuntimeError("this network has no softmax head; build it with head_layers")
+        neutral = torch.full((1, x.shape[0]), -1, dtype=torch.int64, device=x.device)
+        kept = self._activities(self._images(x), neutral, self._overlay(x))
+        chosen = [kept[i] for i in self.head_layers]
+        result: Tensor = self.head([c[0] for c in chosen], [c[1] for c in chosen])
+        return result
+
+    def predict_softmax(self, x: Tensor) -> Tensor:
+        """Label with the highest probability of the softmax head: one pass instead of one per label."""
+        return self.logits(x).argmax(1)
+
+    def metrics(self, reset: bool = True) -> list[dict[str, float]]:
+        """:meth:`FFLinear.metrics` of every layer."""
+        return [layer.metrics(reset) for layer in self._all_layers()]

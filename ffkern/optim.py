@@ -1,0 +1,206 @@
+"""Optimisers whose update is fused into the layer's step.
+
+Each is a :class:`torch.optim.Optimizer`: it owns parameter groups and state, saves and loads them, and takes
+torch's learning-rate schedulers. What it does not do is ``step()``: the update happens inside
+:meth:`ffkern.nn.FFLinear.step`, where the gradient is produced, so no ``.grad`` ever exists. Any ordinary torch
+optimiser works too, through :meth:`ffkern.nn.FFLinear.local_loss` and ``backward()``.
+
+The learning rate is a 0-dim float64 tensor in ``param_groups``, so that changing it neither recompiles a
+``torch.compile``d step nor is frozen into a captured one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["EMA", "SGD", "Adam", "AdamW", "FusedOptimizer"]
+
+
+def _check(name: str, value: float, low: float, high: float | None = None) -> float:
+    if not (value >= low and (high is None or value < high)):
+        span = f">= {low}" if high is None else f"in [{low}, {high})"
+        raise ValueError(f"{name} is {value}; expected a number {span}")
+    return float(value)
+
+
+class FusedOptimizer(torch.optim.Optimizer):
+    """State and settings of a fused update.
+
+    Args:
+        params: parameters or parameter groups, as for any torch optimiser. All float32.
+        lr: learning rate, a number or a 0-dim tensor.
+        hyper: beta1 (or momentum), beta2, eps, weight_decay.
+    """
+
+    kind: ClassVar[str]
+    slots: ClassVar[int]
+
+    def __init__(
+        self, params: Iterable[Any], lr: float | Tensor, hyper: tuple[float, float, float, float]
+    ) -> None:
+        if not isinstance(lr, Tensor):
+            _check("lr", lr, 0.0)
+        # Bumped whenever state tensors are replaced, so that layers look them up again.
+        self.generation = 0
+        super().__init__(params, {"lr": _lr_tensor(lr), "hyper": hyper})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if "lr" in param_group:
+            param_group["lr"] = _lr_tensor(param_group["lr"])
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.generation += 1
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Raises RuntimeError: a fused update has no separate step."""
+        raise RuntimeError(
+            f"ffkern.optim.{type(self).__name__} updates inside FFLinear.step(x, sign, opt) or "
+            "FFNet.step(x, labels, opt). For loss.backward() followed by opt.step(), use an "
+            "optimiser from torch.optim."
+        )
+
+    def slot(self, weight: Tensor, bias: Tensor | None) -> Slot:
+        """State of one layer's update, created on first use.
+
+        Raises ValueError if the optimiser was not given these parameters.
+        """
+        group = next(
+            (g for g in self.param_groups if any(p is weight for p in g["params"])),
+            None,
+        )
+        if group is None:
+            raise ValueError(
+                "the optimiser does not hold this layer's weight: build it from the parameters of "
+                "the network it trains"
+            )
+        for p in (weight, bias):
+            if p is not None and "slots" not in self.state[p]:
+                self.state[p]["slots"] = torch.zeros(
+                    (self.slots, *p.shape), dtype=torch.float32, device=p.device
+                )
+        state = self.state[weight]
+        if "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.int64, device=weight.device)
+        bias_slots = self.state[bias]["slots"] if bias is not None else state["slots"].new_empty(0)
+        return Slot(self, group, state["slots"], bias_slots, state["step"])
+
+
+class Slot:
+    """The tensors that one layer's fused update reads and writes."""
+
+    def __init__(
+        self,
+        owner: FusedOptimizer,
+        group: dict[str, Any],
+        weight_state: Tensor,
+        bias_state: Tensor,
+        step: Tensor,
+    ) -> None:
+        self.owner = owner
+        self.generation = owner.generation
+        self.group = group
+        self.kind = owner.kind
+        self.hyper = list(group["hyper"])
+        self.weight_state = weight_state
+        self.bias_state = bias_state
+        self.step = step
+
+    def lr(self) -> Tensor:
+        """Learning rate now. A plain number put into ``param_groups`` by hand works too."""
+        value = self.group["lr"]
+        return value if isinstance(value, Tensor) else _lr_tensor(value)
+
+    def fits(self, owner: FusedOptimizer, weight: Tensor) -> bool:
+        return (
+            self.owner is owner
+            and self.generation == owner.generation
+            and self.weight_state.device == weight.device
+        )
+
+
+def _lr_tensor(lr: float | Tensor) -> Tensor:
+    if isinstance(lr, Tensor):
+        return lr if lr.dtype == torch.float64 and lr.dim() == 0 else lr.double().reshape(())
+    return torch.tensor(float(lr), dtype=torch.float64)
+
+
+class SGD(FusedOptimizer):
+    """torch.optim.SGD with momentum: g += weight_decay w; m = momentum m + g; w -= lr m."""
+
+    kind, slots = "sgd", 1
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        beta = _check("momentum", momentum, 0.0, 1.0)
+        decay = _check("weight_decay", weight_decay, 0.0)
+        super().__init__(params, lr, (beta, 0.0, 0.0, decay))
+
+
+class EMA(FusedOptimizer):
+    """Hinton's rule: m = momentum m + (1 - momentum) g; w -= lr (m + weight_decay w).
+
+    The decay acts outside the average and on weights only, never on biases. Without it the rule equals SGD with
+    the same momentum and lr times (1 - momentum).
+    """
+
+    kind, slots = "ema", 1
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-2,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+    ) -> None:
+        beta = _check("momentum", momentum, 0.0, 1.0)
+        decay = _check("weight_decay", weight_decay, 0.0)
+        super().__init__(params, lr, (beta, 0.0, 0.0, decay))
+
+
+class Adam(FusedOptimizer):
+    """torch.optim.Adam (weight decay, if any, added to the gradient)."""
+
+    kind, slots = "adam", 2
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        hyper = (
+            _check("betas[0]", betas[0], 0.0, 1.0),
+            _check("betas[1]", betas[1], 0.0, 1.0),
+            _check("eps", eps, 0.0),
+            _check("weight_decay", weight_decay, 0.0),
+        )
+        super().__init__(params, lr, hyper)
+
+
+class AdamW(Adam):
+    """torch.optim.AdamW: the decay shrinks the weights by lr * weight_decay, outside the moments."""
+
+    kind = "adamw"
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay)

@@ -1,0 +1,59 @@
+"""Where the CUDA compiler is. One lookup for every test that compiles kernels."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import site
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _pip_folders() -> list[Path]:
+    """The bin folders of CUDA toolkits that pip has installed (nvidia/cu13/bin)."""
+    places = dict.fromkeys([*site.getsitepackages(), *sys.path])
+    return sorted(p for place in places if place for p in Path(place).glob("nvidia/cu1*/bin"))
+
+
+def find(tool: str) -> Path | None:
+    """$CUDA_HOME/bin, then PATH, then a toolkit installed by pip."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    places = [Path(home, "bin")] if home else []
+    on_path = shutil.which(tool)
+    places += [Path(on_path).parent] if on_path else []
+    return next((p / tool for p in places + _pip_folders() if os.access(p / tool, os.X_OK)), None)
+
+
+@functools.cache
+def nvcc() -> Path:
+    found = find("nvcc")
+    if found is None:
+        raise RuntimeError(
+            "nvcc is missing from $CUDA_HOME/bin, PATH and site-packages/nvidia/cu13/bin, and the tests "
+            "of the CUDA kernels compile them: install the CUDA 13 toolkit, or `pip install "
+            '"nvidia-cuda-nvcc==13.*" "nvidia-cuda-crt==13.*" "nvidia-cuda-cccl==13.*" '
+            '"nvidia-nvvm==13.*" "nvidia-cuda-runtime==13.*"`.'
+        )
+    return found
+
+
+@functools.cache
+def cuobjdump() -> tuple[Path, dict[str, str]]:
+    """cuobjdump, and an environment in which it finds nvdisasm."""
+    dump, disassembler = find("cuobjdump"), find("nvdisasm")
+    if dump is None or disassembler is None:
+        raise RuntimeError(
+            "cuobjdump or nvdisasm is missing, and the tests of the machine code need both: `pip install "
+            "nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm`."
+        )
+    return dump, dict(os.environ, PATH=f"{disassembler.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def put_nvcc_on_path() -> None:
+    """For code that calls nvcc by name."""
+    folder = str(nvcc().parent)
+    if folder not in os.environ["PATH"].split(os.pathsep):
+        os.environ["PATH"] = folder + os.pathsep + os.environ["PATH"]

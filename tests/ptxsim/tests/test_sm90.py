@@ -1,0 +1,135 @@
+"""sm_90a: wgmma, TMA, mbarrier, clusters; with negative twins."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ptxsim import DeviceBuffer, In, Module, Out, PtxError, encode_tensor_map
+
+SRC = (Path(__file__).parent / "sm90.cu").read_text()
+
+
+@pytest.fixture(scope="module")
+def m():
+    return Module.from_cuda(SRC, arch="sm_90a")
+
+
+def km(m, name, K, swb):
+    torch.manual_seed(0)
+    A, B, o = torch.randn(64, K).bfloat16(), torch.randn(64, K).bfloat16(), torch.zeros(64, 64)
+    a, b = DeviceBuffer(A), DeviceBuffer(B)
+    mp = lambda x: encode_tensor_map(x, [K, 64], [K * 2], [swb // 2, 64], "bfloat16", swizzle=swb)
+    st = m.launch(name, 1, 128, [mp(a), mp(b), Out(o), K], smem=16384 + 1024)
+    assert (o - A.float() @ B.float().T).abs().max() < 1e-4
+    return st
+
+
+@pytest.mark.parametrize("swb", [128, 64, 32])
+def test_wgmma_kmajor(m, swb):
+    st = km(m, "k%d" % swb, 192, swb)
+    assert st["wgmma_count"] == 12 and st["wgmma_flops"] == 2 * 64 * 64 * 192
+
+
+def test_wgmma_negative(m):
+    for n, pat in (
+        ("kbug1", "asynchronous copy|never-written"),
+        ("kbug2", "in-flight wgmma|race"),
+        ("kbug3", "in-flight wgmma"),
+    ):
+        with pytest.raises(PtxError, match=pat):
+            km(m, n, 192, 128)
+
+
+def test_wgmma_mnmajor(m):
+    torch.manual_seed(1)
+    A, B, o = torch.randn(64, 64).bfloat16(), torch.randn(64, 64).bfloat16(), torch.zeros(64, 64)
+    a, b = DeviceBuffer(A), DeviceBuffer(B)
+    mp = lambda x: encode_tensor_map(x, [64, 64], [128], [64, 64], "bfloat16", swizzle=128)
+    m.launch("mnmajor", 1, 128, [mp(a), mp(b), Out(o)], smem=16384 + 1024)
+    assert (o - A.float().T @ B.float()).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("areg", [0, 1])
+def test_wgmma_plain(m, areg):
+    torch.manual_seed(2)
+    A, B, o = torch.randn(64, 16).bfloat16(), torch.randn(64, 16).bfloat16(), torch.zeros(64, 64)
+    m.launch("plain", 1, 128, [A, B, Out(o), 1, areg])
+    assert (o - A.float() @ B.float().T).abs().max() < 1e-5
+    with pytest.raises(PtxError, match=r"without fence\.proxy\.async"):
+        m.launch("plain", 1, 128, [A, B, o, 0, areg])
+
+
+def test_wgmma_tf32(m):
+    torch.manual_seed(3)
+    A, B, o = torch.randn(64, 32), torch.randn(64, 32), torch.zeros(64, 64)
+    a, b = DeviceBuffer(A), DeviceBuffer(B)
+    mp = lambda x: encode_tensor_map(x, [32, 64], [128], [32, 64], "float32", swizzle=128)
+    m.launch("tf32", 1, 128, [mp(a), mp(b), Out(o)], smem=16384 + 1024)
+    t = lambda x: (x.view(torch.int32) & ~0x1FFF).view(torch.float32)
+    assert (o + t(A) @ t(B).T).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+def test_ring(m, order):
+    x, o = np.random.randn(7 * 128).astype("f4"), np.zeros(7 * 128, "f4")
+    m.launch("ring0", 1, 160, [In(x), Out(o), 7], order=order)
+    assert np.array_equal(o.reshape(7, 128), x.reshape(7, 128)[:, ::-1])
+    for n in ("ring1", "ring2"):
+        with pytest.raises(
+            PtxError, match=r"asynchronous copy|race|never-written|exceeds the pending"
+        ):
+            m.launch(n, 1, 160, [In(x), o, 7], order=order)
+
+
+@pytest.mark.parametrize("swb", [0, 64])
+def test_tma_oob_and_store(m, swb):
+    src, dst = np.random.randn(20, 36).astype("f4"), np.zeros((20, 36), "f4")
+    s, d = DeviceBuffer(src), DeviceBuffer(dst)
+    mp = lambda b: encode_tensor_map(b, [36, 20], [144], [16, 8], "float32", swizzle=swb)
+    for x, y in ((0, 0), (28, 15), (-5, -3), (16, 8)):
+        dst[:] = 0
+        raw = np.zeros(128, "f4")
+        m.launch("tmacopy", 1, 128, [mp(s), mp(d), Out(raw), x, y, 1, 1])
+        pad = np.zeros((60, 80), "f4")
+        pad[20:40, 20:56] = src
+        box = pad[20 + y : 28 + y, 20 + x : 36 + x]
+        if swb:
+            i = np.arange(128) * 4
+            raw = raw[(i ^ ((i >> 7 & 3) << 4)) // 4]
+        assert np.array_equal(raw.reshape(8, 16), box)
+        ref = np.zeros((60, 80), "f4")
+        ref[20 + y : 28 + y, 20 + x : 36 + x] = 2 * box
+        assert np.array_equal(dst, ref[20:40, 20:56])
+    for f, w, pat in ((0, 1, "without fence.proxy.async"), (1, 0, "still reading")):
+        with pytest.raises(PtxError, match=pat):
+            m.launch("tmacopy", 1, 128, [mp(s), mp(d), raw, 0, 0, f, w])
+
+
+def test_bulk_reduce(m):
+    o = np.zeros(64, "f4")
+    m.launch("bulkred", 5, 64, [o])
+    assert np.array_equal(o, np.arange(64) * 5 + 10)
+
+
+def test_cluster(m):
+    x, o = np.random.randn(8 * 32).astype("f4"), np.zeros(8 * 32, "f4")
+    m.launch("cluster", 8, 32, [x, Out(o)])
+    assert np.array_equal(o.reshape(2, 4, 32), np.roll(x.reshape(2, 4, 32), -1, axis=1))
+    src, q = np.random.randn(16, 32).astype("f4"), np.zeros((2, 8, 16), "f4")
+    s = DeviceBuffer(src)
+    m.launch("mcast", 2, 128, [encode_tensor_map(s, [32, 16], [128], [16, 8], "float32"), Out(q)])
+    assert np.array_equal(q[0], src[1:9, 4:20]) and np.array_equal(q[1], q[0])
+
+
+def test_stmatrix_elect(m):
+    o = np.zeros((32, 8), "u4")
+    m.launch("stm", 1, 32, [Out(o)])
+    l = np.arange(32)[:, None]
+    i = np.arange(4)[None]
+    r = (l * 8 + i * 2) | (l * 8 + i * 2 + 1) << 16
+    assert np.array_equal(o[:, :4], r) and np.array_equal(o[:, 4:], r)
+    q = np.zeros(32, "i4")
+    m.launch("elect", 1, 32, [q])
+    assert q.sum() == 1

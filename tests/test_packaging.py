@@ -1,0 +1,204 @@
+"""sdist, wheel, what the library links to, and the sentence that each failed build ends with."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import setuptools
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ONE_OP = """
+import sys, torch, ffkern
+assert ffkern.__file__.startswith(sys.argv[1]), ffkern.__file__
+labels = torch.tensor([0, 1, 2])
+wrong = torch.ops.ffkern.wrong_labels(labels, 3, torch.tensor([0.0, 0.6, 0.99]))
+assert wrong.tolist() == [1, 0, 1], wrong
+assert torch._C._dispatch_has_kernel_for_dispatch_key("ffkern::wrong_labels", "CPU")
+"""
+
+
+def run(*command: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(c) for c in command],
+        cwd=cwd,
+        env={**os.environ, **env},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def succeed(*command: str | Path, cwd: Path = ROOT, **env: str) -> str:
+    done = run(*command, cwd=cwd, **env)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sdist")
+    base = tmp_path_factory.mktemp("egg")
+    succeed(sys.executable, "setup.py", "-q", "egg_info", "--egg-base", base, "sdist", "-d", out)
+    (path,) = out.glob("ffkern-*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the unpacked sdist, so that a file missing there is noticed."""
+    out = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(out, filter="data")
+    (source,) = out.glob("ffkern-*")
+    flags = ["-q", "--no-build-isolation", "--no-deps", "--no-index", "--no-cache-dir"]
+    succeed(sys.executable, "-m", "pip", "wheel", *flags, "-w", out, source, FFKERN_CUDA="0")
+    (path,) = out.glob("ffkern-*.whl")
+    return path
+
+
+def test_sdist_holds_everything_that_the_build_reads(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {n.split("/", 1)[1] for n in archive.getnames() if "/" in n}
+    sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.is_file()}
+    sources |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "ffkern").rglob("*.py")}
+    assert sources <= names
+    top = {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"}
+    assert top <= names
+    assert not [n for n in names if re.search(r"\.(so|o|pyc)$|_build_info|^build/|\.venv", n)]
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    assert re.fullmatch(r"ffkern-[^-]+-py3-none-linux_\w+\.whl", wheel.name)
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"ffkern/_C.so", "ffkern/_build_info.json", "ffkern/__init__.py"} <= set(names)
+    assert {n.split("/")[0].split("-")[0] for n in names} == {"ffkern"}
+    assert any(n.endswith("/licenses/LICENSE") for n in names)
+    assert not [n for n in names if "ptxsim" in n or "test" in n or n.endswith((".cpp", ".cu"))]
+    packaged = {p.relative_to(ROOT).as_posix() for p in (ROOT / "ffkern").rglob("*.py")}
+    assert packaged <= set(names)
+
+
+def test_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
+    flags = ["-q", "--no-deps", "--no-index", "--target", tmp_path / "site"]
+    succeed(sys.executable, "-m", "pip", "install", *flags, wheel)
+    site = tmp_path / "site"
+    succeed(sys.executable, "-c", ONE_OP, site, cwd=tmp_path, PYTHONPATH=str(site))
+
+
+def test_library_needs_only_the_stable_abi(wheel: Path, tmp_path: Path) -> None:
+    """Whatever torch >= 2.13 is installed must provide every symbol: torch's C shims, no C++."""
+    zipfile.ZipFile(wheel).extract("ffkern/_C.so", tmp_path)
+    library = tmp_path / "ffkern" / "_C.so"
+    undefined = succeed("nm", "-D", "-C", "--undefined-only", library).splitlines()
+    bad = [s for s in undefined if re.search(r"\b(at|c10|torch)::|\b(Py|cu|cuda)[A-Z]", s)]
+    assert not bad
+    needed = set(re.findall(r"NEEDED.*\[(.*)\]", succeed("readelf", "-d", library)))
+    system = {"libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6", "ld-linux-x86-64.so.2"}
+    assert needed - system == {"libtorch_cpu.so"}
+
+
+def failed_build(tmp_path: Path, *python: str, **env: str) -> str:
+    """The last sentence of a build that must fail."""
+    command = [sys.executable, *python, "setup.py", "-q", "build_ext"]
+    done = run(*command, "--build-lib", tmp_path / "lib", "--build-temp", tmp_path / "temp", **env)
+    assert done.returncode != 0, done.stdout
+    assert "Traceback" not in done.stdout
+    sentence = done.stdout.strip().splitlines()[-1]
+    assert sentence.startswith("ffkern: "), done.stdout
+    assert sentence.endswith("."), sentence
+    return sentence
+
+
+@pytest.fixture
+def no_torch(tmp_path: Path) -> Path:
+    """A folder that serves as the only site-packages: setuptools without torch."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for name in ("setuptools", "_distutils_hack"):
+        (folder / name).symlink_to(Path(setuptools.__file__).parents[1] / name)
+    return folder
+
+
+def test_verdict_missing_torch(tmp_path: Path, no_torch: Path) -> None:
+    sentence = failed_build(tmp_path, "-S", PYTHONPATH=str(no_torch))
+    assert "torch is not installed" in sentence
+    assert "--no-build-isolation" in sentence
+
+
+def test_verdict_wrong_torch(tmp_path: Path, no_torch: Path) -> None:
+    (no_torch / "torch").mkdir()
+    (no_torch / "torch" / "__init__.py").touch()
+    (no_torch / "torch" / "version.py").write_text("__version__ = '2.12.1+cu130'\n")
+    sentence = failed_build(tmp_path, "-S", PYTHONPATH=str(no_torch))
+    assert "torch 2.12.1+cu130" in sentence
+    assert 'pip install "torch>=2.13"' in sentence
+
+
+def test_verdict_missing_compiler(tmp_path: Path) -> None:
+    sentence = failed_build(tmp_path, CXX="/nonexistent/c++")
+    assert "CXX=/nonexistent/c++ does not exist: set it" in sentence
+
+
+def test_verdict_old_compiler(tmp_path: Path) -> None:
+    old = tmp_path / "c++"
+    old.write_text("#!/bin/sh\necho 'unrecognized option -std=c++20' >&2\nexit 1\n")
+    old.chmod(0o755)
+    sentence = failed_build(tmp_path, CXX=str(old))
+    assert "cannot compile C++20: set CXX to g++ >= 11" in sentence
+
+
+def test_verdict_cuda_without_nvcc(tmp_path: Path) -> None:
+    sentence = failed_build(tmp_path, FFKERN_CUDA="1", CUDA_HOME=str(tmp_path))
+    assert f"there is no nvcc in CUDA_HOME={tmp_path}" in sentence
+    assert "FFKERN_CUDA=0" in sentence
+
+
+def test_verdict_old_nvcc(tmp_path: Path) -> None:
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 11.8, V11.8.89'\n")
+    nvcc.chmod(0o755)
+    sentence = failed_build(tmp_path, FFKERN_CUDA="1", CUDA_HOME=str(tmp_path))
+    assert "release 11.8, older than 12.8" in sentence
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("FFKERN_CUDA", "yes"), ("MAX_JOBS", "0"), ("MAX_JOBS", "many")]
+)
+def test_verdict_bad_setting(tmp_path: Path, variable: str, value: str) -> None:
+    assert f"{variable}={value} is not" in failed_build(tmp_path, **{variable: value})
+
+
+def test_auto_without_nvcc_is_loud(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", tmp_path]
+    # MAX_JOBS, read after the choice, ends the build there.
+    done = run(*command, FFKERN_CUDA="auto", CUDA_HOME=str(tmp_path), MAX_JOBS="stop")
+    assert "WITHOUT CUDA KERNELS" in done.stdout
+    assert f"there is no nvcc in CUDA_HOME={tmp_path}" in done.stdout
+
+
+@pytest.mark.parametrize(("available", "expected"), [(3.9, 1), (4.1, 2), (1000.0, None)])
+def test_parallelism_is_bounded_by_memory(
+    monkeypatch: pytest.MonkeyPatch, available: float, expected: int | None
+) -> None:
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    monkeypatch.delenv("MAX_JOBS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    build = runpy.run_path(str(ROOT / "setup.py"))
+    monkeypatch.setitem(build["jobs"].__globals__, "available_gb", lambda: available)
+    assert build["jobs"]() == (expected or 64)
+
+
+def test_version_is_the_same_everywhere(sdist: Path) -> None:
+    text = (ROOT / "ffkern" / "_version.py").read_text()
+    (version,) = re.findall(r'__version__ = "(.*)"', text)
+    assert sdist.name == f"ffkern-{version}.tar.gz"

@@ -34,8 +34,9 @@ class FFLinear(nn.Linear):
 
     Args:
         in_features, out_features, bias, device, dtype: as for ``nn.Linear``. Training in place needs float32.
-        norm: length that every input row is divided by: "l2" ||x||, "rms" ||x||/sqrt(K), or "none".
-        eps: added to that length (1e-4 in the public implementations with "l2", 1e-8 with "rms").
+        norm: length that every input row is divided by: "rms" ||x||/sqrt(K) (Hinton), "l2" ||x|| (needs far more steps
+            at the same threshold), or "none".
+        eps: added to that length (the public implementations use 1e-4 with "l2", 1e-8 with "rms").
         goodness: "mean_sq" or "sum_sq" of the activities, their negation "neg_...", or "sum_abs".
         threshold: goodness that separates positive from negative rows; "width" is the number of units (Hinton).
         temperature: divides goodness - threshold inside the logistic.
@@ -53,8 +54,8 @@ class FFLinear(nn.Linear):
         out_features: int,
         bias: bool = True,
         *,
-        norm: str = "l2",
-        eps: float = 1e-4,
+        norm: str = "rms",
+        eps: float = 1e-8,
         goodness: str = "mean_sq",
         threshold: float | str = 2.0,
         temperature: float = 1.0,
@@ -68,8 +69,8 @@ class FFLinear(nn.Linear):
 
     def _configure(
         self,
-        norm: str = "l2",
-        eps: float = 1e-4,
+        norm: str = "rms",
+        eps: float = 1e-8,
         goodness: str = "mean_sq",
         threshold: float | str = 2.0,
         temperature: float = 1.0,
@@ -358,7 +359,7 @@ class FFHead(nn.Module):
         norm, eps: how the activities are normalised.
     """
 
-    def __init__(self, widths: Sequence[int], classes: int, *, norm: str = "l2", eps: float = 1e-4) -> None:
+    def __init__(self, widths: Sequence[int], classes: int, *, norm: str = "rms", eps: float = 1e-4) -> None:
         super().__init__()
         self.norm, self.eps = _choice("norm", norm, NORMS), float(eps)
         self.weight = nn.Parameter(torch.zeros(classes, sum(widths)))

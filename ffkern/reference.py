@@ -368,10 +368,11 @@ def layer_step(
 
     In this order: forward with the weights as they are, loss and coef, the peer mean (only if
     peer_strength > 0, from the h just computed), gradient, optimiser.  Nothing is differentiated
-    with respect to x.  The gradient is that of the loss itself, through layer_forward.
+    with respect to x.  The gradient is that of the loss itself, through layer_forward.  With x in
+    low precision, peer mean and gradient use h before it is rounded to the dtype of x.
     """
-    x = x.detach()
-    dtype = _compute_dtype(x, weight, bias)
+    dtype, h_dtype = _compute_dtype(x, weight, bias), x.dtype
+    x = x.detach().to(dtype)
     w = weight.detach().to(dtype, copy=True).requires_grad_()
     b = None if bias is None else bias.detach().to(dtype, copy=True).requires_grad_()
     with torch.enable_grad():
@@ -385,7 +386,7 @@ def layer_step(
             loss = loss + (p * z[sign > 0]).sum()
         grads = torch.autograd.grad(loss, (w,) if b is None else (w, b))
     new = _update(weight, bias, grads, weight_state, bias_state, step, lr, optimiser, hyper)
-    return LayerStep(*new, peer_mean, h.detach(), h_norm.detach(), stats)
+    return LayerStep(*new, peer_mean, h.detach().to(h_dtype), h_norm.detach(), stats)
 
 
 # -------------------------------------------------------------- first layer, shared by variants
@@ -598,21 +599,21 @@ def hard_labels(logits: Tensor, labels: Tensor, u: Tensor) -> Tensor:
 
     logits [N, C], labels y int64 [N] in 0..C-1, u [N] uniform in [0, 1).  Inverse of the cumulative
     distribution: the first wrong class whose cumulative sum of exp(logit - largest wrong logit)
-    exceeds u times the total.  Should rounding leave none, the last wrong class of non-zero mass;
-    where the total is not finite (a wrong logit is NaN or +inf, or all are -inf), (y + 1) mod C.
-    Never y.
+    exceeds u times the total; computed in float64.  Should none (u rounded to 1), the last wrong
+    class of non-zero mass; where the total is not finite (a wrong logit is NaN or +inf, or all are
+    -inf), (y + 1) mod C.  Never y.
     Source: Hinton section 3.3 (hard negatives); ffnew.m.
     """
     classes = logits.shape[1]
     _check_classes(classes, least=2)
     _check_labels(labels, classes, 0)
-    logits = logits.to(_compute_dtype(logits))
+    logits = logits.double()
     true = labels[:, None] == torch.arange(classes, device=labels.device)
     others = logits.masked_fill(true, -torch.inf)
-    mass = (others - others.amax(1, keepdim=True)).exp().masked_fill(true, 0)
+    mass = (others - others.amax(1, keepdim=True)).exp()
     cumulative = mass.cumsum(1)
     total = cumulative[:, -1]
-    hit = cumulative > (u.to(logits.dtype) * total)[:, None]
+    hit = cumulative > (u.double() * total)[:, None]
     first = hit.int().argmax(1)
     last = classes - 1 - (mass > 0).int().flip(1).argmax(1)
     drawn = torch.where(hit.any(1), first, last)

@@ -6,14 +6,15 @@ import dataclasses
 from typing import NamedTuple
 
 import torch
-from ffkern import reference
 from torch import Tensor
+
+from ffkern import reference
 
 UNIT_F32 = 2.0**-24  # largest relative error of one rounding to float32
 UNIT_BF16 = 2.0**-8
 EPS = 1e-4
 
-# rows, inputs, units: single elements, less than a tile, ragged in every direction, odd, many tiles.
+# rows, inputs, units: single elements, less than a tile, ragged everywhere, odd, many tiles.
 SHAPES = [
     (1, 1, 1),
     (1, 8, 16),
@@ -62,7 +63,7 @@ class Case:
 
 
 def random_case(rows: int, inputs: int, units: int, *, bias: bool = True, **options) -> Case:
-    """Fresh inputs from torch's global generator, whose seed a failing test reports."""
+    """Fresh inputs from torch's global generator."""
     weight = torch.randn(units, inputs) / max(inputs, 1) ** 0.5
     return Case(
         torch.randn(rows, inputs).bfloat16(),
@@ -92,12 +93,12 @@ def eager(case: Case) -> Tensor:
 def check(result: tuple[Tensor, ...], case: Case) -> None:
     """Compares with the exact result.
 
-    First by bounds that the algorithm must keep for any input, element by element. With u = 2^-24
-    and gamma(n) = n u / (1 - n u), a sum of n float32 terms is off by at most gamma(n) times the sum
-    of their magnitudes, in any order; a tensor core truncates instead of rounding, so 2 gamma.
+    First by bounds that the algorithm keeps for any input, element by element. With u = 2^-24 and
+    gamma(n) = n u / (1 - n u), a sum of n float32 terms is off by at most gamma(n) times the sum of
+    their magnitudes, in any order; a tensor core truncates instead of rounding, so 2 gamma(n).
     h = relu(r s + b) is off by what the product s and the scale r are off, plus its own rounding to
-    bfloat16; goodness and norm are taken of the float32 h, so they get no bfloat16 error at all.
-    Then by the rule that holds for every operation: at most twice the error of PyTorch in bfloat16.
+    bfloat16. Goodness and norm are those of h before that rounding, which they do not see.
+    Then by the rule for every operation: at most twice the error of PyTorch in bfloat16.
     """
     got, want = Result(*(t.double() for t in result)), exact(case)
     rows, inputs = case.x.shape

@@ -554,6 +554,33 @@ def test_shared_operations_are_the_layer_on_overlaid_rows(norm, goodness):
     assert (a.weight - weight).abs().min() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_step_is_that_of_float32(dtype):
+    x, weight, bias = (t.float() for t in layer_inputs(4, 7, 5))
+    x = x.to(dtype)
+    ws, bs, step = states("adam", weight)
+    sign = torch.cat([torch.ones(4), -torch.ones(8)])
+    options = {**LAYER, **LOSS, "optimiser": "adam", "hyper": [0.9, 0.99, 1e-8, 0.01]}
+    options |= {"peer_mean": rand(5).float(), "peer_strength": 0.3}
+    label = {"classes": CLASSES, "overlay": OVERLAY.float()}
+    arguments = (sign, weight, bias, ws, bs, step, 0.1)
+    low = ref.shared_step(x, LABELS, *arguments, **label, **options)
+    high = ref.shared_step(x.float(), LABELS, *arguments, **label, **options)
+    assert low.h.dtype == dtype
+    assert torch.equal(low.h, high.h.to(dtype))
+    for name in ("weight", "bias", "weight_state", "bias_state", "peer_mean", "h_norm", "stats"):
+        a, b = getattr(low, name), getattr(high, name)
+        assert a.dtype == (F64 if name == "stats" else torch.float32)
+        close(a, b, rtol=0, atol=0)
+    rows = x.repeat(3, 1)
+    plain = ref.layer_step(rows, *arguments, **options)
+    wide = ref.layer_step(rows.float(), *arguments, **options)
+    assert plain.h.dtype == dtype
+    # h is rounded on the way out only
+    for name in ("weight", "bias", "weight_state", "h_norm", "stats"):
+        close(getattr(plain, name), getattr(wide, name), rtol=0, atol=0)
+
+
 @every_norm
 def test_predict_goodness_is_a_loop_over_classes(norm):
     x, weight, bias = layer_inputs(4, 7, 5)
@@ -593,7 +620,7 @@ def test_overlay_and_concat():
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_wrong_labels_are_wrong(classes, dtype):
     labels = torch.arange(classes)
-    for u in (0.0, 0.5, LARGEST_U):
+    for u in (0.0, 0.5, LARGEST_U, 1.0):  # 1.0: a float64 number below 1, rounded
         found = ref.wrong_labels(labels, classes, torch.full((classes,), u, dtype=dtype))
         offset = min(math.floor(u * (classes - 1)), classes - 2)
         assert found.tolist() == [(y + 1 + offset) % classes for y in range(classes)]

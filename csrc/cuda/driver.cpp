@@ -19,8 +19,9 @@ void check(const Driver& driver, Result result, const std::string& what) {
   const char *name = nullptr, *text = nullptr;
   driver.get_error_name(result, &name);
   driver.get_error_string(result, &text);
-  throw Error(result, "ffkern: " + what + " failed with " + (name ? name : "an unknown error") + " (" +
-                          std::to_string(result) + ")" + (text ? std::string(": ") + text : ""));
+  throw Error(result, "ffkern: " + what + " failed with " + (name ? name : "an unknown error") +
+                          " (" + std::to_string(result) + ")" +
+                          (text ? std::string(": ") + text : ""));
 }
 
 std::unique_ptr<const Driver> load() {
@@ -30,18 +31,20 @@ std::unique_ptr<const Driver> load() {
   driver->handle = dlopen(driver->path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!driver->handle) {
     const char* reason = dlerror();
-    throw std::runtime_error("ffkern: cannot load the CUDA driver '" + driver->path + "' (" +
-                             (reason ? reason : "unknown reason") +
-                             "): install the NVIDIA driver, or set FFKERN_CUDA_DRIVER to its library.");
+    throw std::runtime_error(
+        "ffkern: cannot load the CUDA driver '" + driver->path + "' (" +
+        (reason ? reason : "unknown reason") +
+        "): install the NVIDIA driver, or set FFKERN_CUDA_DRIVER to its library.");
   }
   std::string missing;
-#define FFKERN_RESOLVE(member, name, required, parameters)                                      \
-  driver->member = reinterpret_cast<Result(*) parameters>(dlsym(driver->handle, #name));        \
+#define FFKERN_RESOLVE(member, name, required, parameters)                               \
+  driver->member = reinterpret_cast<Result(*) parameters>(dlsym(driver->handle, #name)); \
   if (required && !driver->member) missing += (missing.empty() ? "" : ", ") + std::string(#name);
   FFKERN_CUDA_DRIVER_FUNCTIONS(FFKERN_RESOLVE)
 #undef FFKERN_RESOLVE
   if (!missing.empty()) {
-    throw std::runtime_error("ffkern: the CUDA driver '" + driver->path + "' is too old, it lacks " + missing +
+    throw std::runtime_error("ffkern: the CUDA driver '" + driver->path +
+                             "' is too old, it lacks " + missing +
                              ": install a newer NVIDIA driver.");
   }
   check(*driver, driver->init(0), "cuInit");

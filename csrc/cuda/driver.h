@@ -1,5 +1,6 @@
-// The CUDA driver API, loaded at run time. No CUDA runtime, no link dependency on libcuda, no CUDA headers: a library
-// built with this imports on machines without a driver, and only a launch there fails, saying what is missing.
+// The CUDA driver API, loaded at run time. No CUDA runtime, no link dependency on libcuda, no CUDA
+// headers: a library built with this imports on machines without a driver, and only a launch there
+// fails, saying what is missing.
 #pragma once
 #include <cstdint>
 #include <stdexcept>
@@ -17,32 +18,32 @@ using Stream = struct CUstream_st*;
 constexpr Result kSuccess = 0;
 constexpr Result kNoBinaryForGpu = 209;  // no image of the module runs on the device
 constexpr Result kInvalidPtx = 218;
-constexpr Result kUnsupportedPtxVersion = 222;  // the driver is older than the compiler of the image
+constexpr Result kUnsupportedPtxVersion = 222;  // driver older than the image's compiler
 constexpr int kAttributeMultiprocessors = 16;
 constexpr int kAttributeCapabilityMajor = 75;
 constexpr int kAttributeCapabilityMinor = 76;
 constexpr int kAttributeSharedBytesOptin = 97;
 constexpr int kFunctionMaxDynamicSharedBytes = 8;
 
-// X(member, exported name, required, parameters). The exported names carry their ABI version, so the parameters cannot
-// change under them; a test compares the declarations with cuda.h.
-#define FFKERN_CUDA_DRIVER_FUNCTIONS(X)                                                             \
-  X(init, cuInit, true, (unsigned))                                                                 \
-  X(get_error_name, cuGetErrorName, true, (Result, const char**))                                   \
-  X(get_error_string, cuGetErrorString, true, (Result, const char**))                               \
-  X(device_get_attribute, cuDeviceGetAttribute, true, (int*, int, Device))                          \
-  X(primary_ctx_retain, cuDevicePrimaryCtxRetain, true, (Context*, Device))                         \
-  X(ctx_get_current, cuCtxGetCurrent, true, (Context*))                                             \
-  X(ctx_push_current, cuCtxPushCurrent_v2, true, (Context))                                         \
-  X(ctx_pop_current, cuCtxPopCurrent_v2, true, (Context*))                                          \
-  X(ctx_get_device, cuCtxGetDevice, true, (Device*))                                                \
-  X(ctx_get_id, cuCtxGetId, false, (Context, unsigned long long*))                                  \
-  X(module_load_data, cuModuleLoadData, true, (Module*, const void*))                               \
-  X(module_get_function, cuModuleGetFunction, true, (Function*, Module, const char*))               \
-  X(func_set_attribute, cuFuncSetAttribute, true, (Function, int, int))                             \
-  X(launch_kernel, cuLaunchKernel, true,                                                            \
-    (Function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream, void**, \
-     void**))
+// X(member, exported name, required, parameters). The exported names carry their ABI version, so
+// the parameters cannot change under them; a test compares the declarations with cuda.h.
+#define FFKERN_CUDA_DRIVER_FUNCTIONS(X)                                                      \
+  X(init, cuInit, true, (unsigned))                                                          \
+  X(get_error_name, cuGetErrorName, true, (Result, const char**))                            \
+  X(get_error_string, cuGetErrorString, true, (Result, const char**))                        \
+  X(device_get_attribute, cuDeviceGetAttribute, true, (int*, int, Device))                   \
+  X(primary_ctx_retain, cuDevicePrimaryCtxRetain, true, (Context*, Device))                  \
+  X(ctx_get_current, cuCtxGetCurrent, true, (Context*))                                      \
+  X(ctx_push_current, cuCtxPushCurrent_v2, true, (Context))                                  \
+  X(ctx_pop_current, cuCtxPopCurrent_v2, true, (Context*))                                   \
+  X(ctx_get_device, cuCtxGetDevice, true, (Device*))                                         \
+  X(ctx_get_id, cuCtxGetId, false, (Context, unsigned long long*))                           \
+  X(module_load_data, cuModuleLoadData, true, (Module*, const void*))                        \
+  X(module_get_function, cuModuleGetFunction, true, (Function*, Module, const char*))        \
+  X(func_set_attribute, cuFuncSetAttribute, true, (Function, int, int))                      \
+  X(launch_kernel, cuLaunchKernel, true,                                                     \
+    (Function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream, \
+     void**, void**))
 
 /// The functions of a loaded driver.
 struct Driver {
@@ -59,16 +60,19 @@ struct Error : std::runtime_error {
   Result code;
 };
 
-/// The driver, loaded and initialised on first use: $FFKERN_CUDA_DRIVER, else libcuda.so.1. Thread-safe. Throws
-/// std::runtime_error when there is none, naming what was tried; a later call tries again.
+/// The driver, loaded and initialised on first use: $FFKERN_CUDA_DRIVER, else libcuda.so.1.
+/// Thread-safe. Throws std::runtime_error when there is none, naming what was tried; a later call
+/// tries again.
 const Driver& driver();
 
-/// Throws Error "ffkern: cuXxx failed with CUDA_ERROR_NAME (code): text" unless `result` is kSuccess.
+/// Throws Error "ffkern: cuXxx failed with CUDA_ERROR_NAME (code): text" unless `result` is
+/// kSuccess.
 void check(Result result, const std::string& what);
 
-/// Makes a context of `device` current for a scope. The thread's current context is kept if it belongs to the device,
-/// as it does under torch, whose runtime has made the primary context current. Otherwise, for example on a thread that
-/// autograd has just started, the primary context is retained once a process and pushed.
+/// Makes a context of `device` current for a scope. The thread's current context is kept if it
+/// belongs to the device, as it does under torch, whose runtime has made the primary context
+/// current. Otherwise, for example on a thread that autograd has just started, the primary context
+/// is retained once a process and pushed.
 class ContextGuard {
  public:
   explicit ContextGuard(Device device);
@@ -78,7 +82,8 @@ class ContextGuard {
 
   Device device() const { return device_; }
   Context context() const { return context_; }
-  /// Never the same for two contexts of a process, even if the second is created at the address of the first.
+  /// Never the same for two contexts of a process, even if the second is created at the address of
+  /// the first.
   unsigned long long id() const;
 
  private:

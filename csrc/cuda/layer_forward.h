@@ -9,8 +9,9 @@
 
 namespace ffkern::cuda {
 
-/// Operands in device memory. Matrices have unit inner stride; pitches are distances between rows in elements. No
-/// pointer needs more than the alignment of its elements: the kernel is chosen by the alignment found.
+/// Operands in device memory. Matrices have unit inner stride; pitches are distances between rows
+/// in elements. No pointer needs more than the alignment of its elements: the kernel is chosen by
+/// the alignment found.
 struct LayerForward {
   const void* x = nullptr;        // [rows, inputs] bf16
   const void* weight = nullptr;   // [units, inputs] bf16
@@ -34,14 +35,15 @@ struct LayerForwardPlan {
   size_t workspace_floats = 0;
 };
 
-/// Chooses the instance: the copy width by the alignment of x and weight; of the tiles that fit it the largest that
-/// still gives every multiprocessor a block. $FFKERN_CUDA_LAYER_FORWARD forces an instance by name.
-/// Throws std::invalid_argument if a size is beyond what the kernels count in, or the forced name does not fit.
+/// Chooses the instance: the copy width by the alignment of x and weight; of the tiles that fit it
+/// the largest that still gives every multiprocessor a block. $FFKERN_CUDA_LAYER_FORWARD forces an
+/// instance by name. Throws std::invalid_argument if a size is beyond what the kernels count in, or
+/// the forced name does not fit.
 LayerForwardPlan plan_layer_forward(const LayerForward& operands, Device device);
 
 /// Launches on `stream`; `workspace` holds plan.workspace_floats. Returns without waiting.
-void launch_layer_forward(const LayerForward& operands, const LayerForwardPlan& plan, float* workspace, Device device,
-                          Stream stream);
+void launch_layer_forward(const LayerForward& operands, const LayerForwardPlan& plan,
+                          float* workspace, Device device, Stream stream);
 
 /// Names of the instances, in order of preference.
 std::vector<const char*> layer_forward_instances();

@@ -1,55 +1,62 @@
-// Forward pass of one layer on the tensor cores of sm_80 and later: one product with everything else in its epilogue.
+// Forward pass of one layer on the tensor cores of sm_80 and later: one product, and everything
+// else in its epilogue.
 //
-// What is computed, for rows x_i (bf16), weight rows w_j (bf16), bias b_j (float32 or none):
+// What is computed, for rows x_i (bf16), weight rows w_j (bf16) and biases b_j (float32 or none):
 //
-//     n_i  = ||x_i||  or  ||x_i|| / sqrt(K)          from the tiles of x as they pass, or given
-//     r_i  = 1 / (n_i + eps)   (1 without norm)      written by the blocks of the first column of tiles
-//     z_ij = r_i (x_i . w_j) + b_j                   the row scale commutes with the product, so raw x is multiplied
-//     h_ij = z_ij < 0 ? 0 : z_ij                     stored as bf16; a NaN stays a NaN
-//     s_it = sum of h_ij^2 over column tile t        float32, of h before it is rounded; likewise the sum of h_ij
+//     n_i  = ||x_i||  or  ||x_i|| / sqrt(K)        from the tiles of x as they pass, or given
+//     r_i  = 1 / (n_i + eps), or 1 without norm    written by the blocks of the first column
+//     z_ij = r_i (x_i . w_j) + b_j                 the scale commutes with the product
+//     h_ij = z_ij < 0 ? 0 : z_ij                   stored as bf16; a NaN stays a NaN
+//     s_it = sum of h_ij^2 over column tile t      of h before it is rounded; likewise sum of h_ij
 //
-// A second, tiny kernel adds s_it over t, in order, and writes goodness and ||h_i||. Blocks of one launch never
-// communicate and no float is added atomically: the same inputs give the same bits, whatever the schedule.
+// A second, tiny kernel adds s_it over t, in order, and writes goodness and ||h_i||. Blocks of one
+// launch never communicate and no float is added atomically: the same inputs give the same bits,
+// whatever the schedule.
 //
-//                           units (kTileN a block)
-//                     w_0 ........ w_63 | w_64 ...
-//                   +---------+---------+----            One block: kTileM x kTileN of h, kWarpsM x kWarpsN warps,
-//         x_0       | warp 0  | warp 1  |                each holding kWarpTileM x kWarpTileN sums in registers.
-//   rows   .        |         |         |
-// (kTileM  .        +---------+---------+  block 1       K is walked in steps of kTileK through a ring of kStages
-//  a block)         | warp 2  | warp 3  |                stages in shared memory:
-//         x_63      |         |         |
-//                   +---------+---------+----              step     t         t + 1       t + 2      (kStages = 3)
-//         x_64      |      block 2      |                  stage    multiply  arriving    refilled with step t + 2
-//                                                                                         after the barrier of step t
-// A step: wait until this thread's copies of step t have landed; barrier (now everybody's have, and everybody has left
-// step t - 1); start the copies of step t + kStages - 1 into the stage that step t - 1 has left; multiply step t.
-// One barrier a step is enough because the stage that is refilled is never the one being read.
+//                        units (kTileN a block)
+//                   w_0 ....... w_63 | w_64 ...
+//                 +---------+--------+----         A block computes kTileM x kTileN of h with
+//        x_0      | warp 0  | warp 1 |             kWarpsM x kWarpsN warps, each of which holds
+//   rows  .       |         |        |             kWarpTileM x kWarpTileN sums in registers. It
+//   (kTileM       +---------+--------+  block 1    walks along K in steps of kTileK through a ring
+//   a block)      | warp 2  | warp 3 |             of kStages stages in shared memory:
+//        x_63     |         |        |
+//                 +---------+--------+----           step    t           t + 1      t + 2
+//        x_64     |     block 2      |               stage   multiplied  arriving   refilled
 //
-// Shared memory, without bank conflicts. A row of a tile is kTileK / 8 chunks of 16 bytes; a line of the 32 banks holds
-// eight chunks, so kRowsPerLine = 64 / kTileK rows. Chunk c of row i is kept at position c ^ (i / kRowsPerLine):
+// A step: wait until this thread's copies of step t have landed; barrier (now everybody's have, and
+// everybody has left step t - 1); start the copies of step t + kStages - 1 into the stage that step
+// t - 1 has left; multiply. One barrier a step is enough, because the stage that is refilled is
+// never one that is being read.
 //
-//     kTileK = 64      row 0   0 1 2 3 4 5 6 7           ldmatrix reads chunk c of eight consecutive rows at a time:
-//                      row 1   1 0 3 2 5 4 7 6           with the exclusive-or these lie in eight different columns
-//                      row 2   2 3 0 1 6 7 4 5  ...      of the picture, that is in all 32 banks once. Copies fill
-//     kTileK = 32      rows 0, 1   0 1 2 3 | 0 1 2 3     whole rows, which the exclusive-or only permutes.
-//                      rows 2, 3   1 0 3 2 | 1 0 3 2 ...
+// Shared memory without bank conflicts. A row of a tile is kTileK / 8 chunks of 16 bytes. A line of
+// all 32 banks holds eight chunks, that is 64 / kTileK rows. Chunk c of row i is kept in place
+// c ^ (i / rows a line):
 //
-// Bytes and operations, R rows, K inputs, M units: 2 R K M multiply-adds; from L2 2 K (kTileM + kTileN) bytes a tile,
-// so R M K (1 / kTileM + 1 / kTileN) * 2 bytes in all: 128 x 128 tiles do 64 FLOP a byte, 64 x 64 tiles 32; from
-// global memory, once cached, 2 (R K + M K); written 2 R M + 4 R (1 + tiles_n) bytes.
-// A warp of the 64 x 64 tile multiplies 32 x 32 x 16 (8 mma) for every 4 ldmatrix.x4; of the 128 x 128 tile 64 x 32 x 16
-// (16 mma) for 6.
+//     kTileK = 64   row 0      0 1 2 3 4 5 6 7     ldmatrix reads chunk c of eight consecutive
+//                   row 1      1 0 3 2 5 4 7 6     rows at a time; these lie in eight different
+//                   row 2      2 3 0 1 6 7 4 5     columns of the picture, so in every bank once.
+//                   ...                            Copies fill whole rows of the picture, whose
+//     kTileK = 32   rows 0, 1  0 1 2 3 | 0 1 2 3   chunks are only permuted.
+//                   rows 2, 3  1 0 3 2 | 1 0 3 2
+//                   ...
 //
-// The squares for ||x_i|| come from the fragments of x that ldmatrix has just put into registers: no extra memory access.
-// The warps beside each other hold the same fragments, so each squares every kWarpsN-th of them.
+// Operations: R K M multiply-adds for R rows and M units. Bytes from L2: 2 K (kTileM + kTileN) a
+// tile, so 2 R K M (1 / kTileM + 1 / kTileN) in all: 64 FLOP a byte for tiles of 128 x 128, 32 for
+// 64 x 64. From global memory, each tile cached once read: 2 (R K + M K). Written: 2 R M for h and
+// 4 R (1 + tiles_n) for scales and sums. In shared memory a warp of the 64 x 64 tile does 8 mma for
+// every 4 ldmatrix.x4, one of the 128 x 128 tile 16 for 6.
 //
-// Numerics. Products of bf16 are exact in float32; the tensor core adds them in float32 with truncation of its own, which
-// the usual bound K 2^-23 sum |x w| covers. Squares of bf16 are exact in float32 too. The sums over a row are added in
-// the order: own fragments along K, the four lanes of a quad, the warps from left to right, the tiles from left to right.
-// ||x_i|| overflows where its square does, at 1.8e19. A zero row has r = 1 / eps and h = relu(b).
-// Padding (rows, units and inputs beyond the matrix) is zero-filled by the copies, and units beyond the matrix are left
-// out of the sums explicitly: 0 * NaN and 0 * infinity would not be 0.
+// The squares for ||x_i|| are taken from the fragments of x that ldmatrix has just brought into
+// registers: no extra memory access. Warps beside each other hold the same fragments, so each
+// squares every kWarpsN-th of them.
+//
+// Numerics. Products and squares of bf16 are exact in float32. The tensor core adds products in
+// float32 with truncation of its own, for which K 2^-23 sum |x w| is a bound. A row's sums are
+// added in the order: own fragments along K, the four lanes of a quad, warps from left to right,
+// tiles from left to right. ||x_i|| overflows where its square does, at 1.8e19. A zero row has r =
+// 1 / eps and h = relu(b). Rows, units and inputs beyond the matrix are filled with zeros by the
+// copies, and units beyond it are left out of the sums explicitly, since 0 NaN and 0 inf are not 0.
 #pragma once
 #include "../core/math.h"
 #include "layer_forward_tile.h"
@@ -57,8 +64,8 @@
 
 namespace ffkern::cuda {
 
-/// Byte offset of byte `byte` of row `row` in a tile in shared memory: rows of kTileK elements, chunks of 16 bytes
-/// exchanged within a line as pictured above.
+/// Byte offset of byte `byte` of row `row` in a tile in shared memory: rows of kTileK elements,
+/// chunks of 16 bytes exchanged within a line as pictured above.
 template <class Tile>
 __device__ __forceinline__ int tile_offset(int row, int byte) {
   constexpr int kChunks = Tile::kRowBytes / 16;
@@ -67,15 +74,17 @@ __device__ __forceinline__ int tile_offset(int row, int byte) {
   return row * Tile::kRowBytes + chunk * 16 + byte % 16;
 }
 
-/// Copies tiles of `kRows` x kTileK from a matrix in global memory to a stage in shared memory, all threads together.
-/// Neighbouring threads copy neighbouring pieces of a row, so a warp reads whole sectors.
+/// Copies tiles of `kRows` x kTileK from a matrix in global memory to a stage in shared memory, all
+/// threads together. Neighbouring threads copy neighbouring pieces of a row, so a warp reads whole
+/// sectors.
 ///
 /// @tparam Tile  the instance's LayerForwardTile
 /// @tparam kRows rows of the tile
 template <class Tile, int kRows>
 class TileLoader {
  public:
-  __device__ __forceinline__ TileLoader(const uint16_t* matrix, int64_t pitch, int first_row, int rows, int inputs)
+  __device__ __forceinline__ TileLoader(const uint16_t* matrix, int64_t pitch, int first_row,
+                                        int rows, int inputs)
       : row_(threadIdx.x / kPiecesPerRow),
         column_(threadIdx.x % kPiecesPerRow * kPieceElements),
         rows_left_(rows - first_row),
@@ -83,9 +92,10 @@ class TileLoader {
         source_(matrix + (first_row + row_) * pitch + column_),
         step_(kRowStep * pitch) {}
 
-  /// Starts (kCopyBytes = 2: does) the copy of the tile whose first input is `k`. Beyond the matrix it writes zeros.
+  /// Starts (kCopyBytes = 2: does) the copy of the tile whose first input is `k`. Beyond the matrix
+  /// it writes zeros.
   __device__ __forceinline__ void load(uint32_t stage, int k) const {
-    const int left = inputs_ - k - column_;  // valid elements from this thread's piece on; may be negative
+    const int left = inputs_ - k - column_;  // elements from this piece on; negative beyond the row
     const int elements = left < 0 ? 0 : left < kPieceElements ? left : kPieceElements;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
@@ -107,7 +117,8 @@ class TileLoader {
   static constexpr int kPiecesPerRow = Tile::kRowBytes / kPieceBytes;
   static constexpr int kRowStep = Tile::kThreads / kPiecesPerRow;
   static constexpr int kPieces = kRows / kRowStep;
-  static_assert(Tile::kThreads % kPiecesPerRow == 0 && kRows % kRowStep == 0, "threads must share a tile evenly");
+  static_assert(Tile::kThreads % kPiecesPerRow == 0 && kRows % kRowStep == 0,
+                "threads must share a tile evenly");
 
   /// Eight elements at any address, one by one.
   static __device__ __forceinline__ uint4 gather(const uint16_t* source, int valid) {
@@ -139,10 +150,12 @@ __device__ __forceinline__ float add_squares(float sum, uint32_t packed) {
   return fmaf(high, high, fmaf(low, low, sum));
 }
 
-/// Stores the staged tile of h, `sizeof(Vector)` bytes a thread at a time: neighbouring threads write neighbouring
-/// vectors. A vector that sticks out of the last column is stored element by element.
+/// Stores the staged tile of h, `sizeof(Vector)` bytes a thread at a time: neighbouring threads
+/// write neighbouring vectors. A vector that sticks out of the last column is stored element by
+/// element.
 template <class Tile, class Vector>
-__device__ __forceinline__ void store_tile(const LayerForwardParams& p, const unsigned char* staging, int row0, int col0) {
+__device__ __forceinline__ void store_tile(const LayerForwardParams& p,
+                                           const unsigned char* staging, int row0, int col0) {
   constexpr int kElements = sizeof(Vector) / 2;
   constexpr int kVectorsPerRow = Tile::kTileN / kElements;
   const int rows = min(p.rows - row0, Tile::kTileM);
@@ -167,8 +180,8 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
   constexpr int kSteps = Tile::kTileK / 16;  // mma steps a stage
   extern __shared__ __align__(128) unsigned char shared[];
 
-  // Blocks run in groups of kGroup tiles of rows, column by column within a group: blocks that run at the same time
-  // share tiles of x and of weight in L2.
+  // Blocks run in groups of kGroup tiles of rows, column by column within a group: blocks that run
+  // at the same time share tiles of x and of weight in L2.
   constexpr int kGroup = 8;
   const int group = blockIdx.x / (kGroup * p.tiles_n), in_group = blockIdx.x % (kGroup * p.tiles_n);
   const int group_rows = min(p.tiles_m - group * kGroup, kGroup);
@@ -181,11 +194,13 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
 
   // ---- products
   const TileLoader<Tile, Tile::kTileM> x_loader(p.x, p.x_pitch, row0, p.rows, p.inputs);
-  const TileLoader<Tile, Tile::kTileN> weight_loader(p.weight, p.weight_pitch, col0, p.units, p.inputs);
+  const TileLoader<Tile, Tile::kTileN> weight_loader(p.weight, p.weight_pitch, col0, p.units,
+                                                     p.inputs);
   const uint32_t ring = shared_address(shared);
   const int k_tiles = (p.inputs + Tile::kTileK - 1) / Tile::kTileK;
   const auto fill = [&](int stage, int k_tile) {
-    // The group is committed even when it is empty, so that the number of groups counts steps to the very end.
+    // The group is committed even when it is empty, so that the number of groups counts steps to
+    // the very end.
     if (k_tile < k_tiles) {
       const uint32_t base = ring + stage * Tile::kStageBytes;
       x_loader.load(base, k_tile * Tile::kTileK);
@@ -194,9 +209,11 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
     commit_copies();
   };
 
-  // Where this lane's rows of the 8x8 matrices start: x by 16 rows and two chunks, weight by 16 units and two chunks.
+  // Where this lane's rows of the 8x8 matrices start: x by 16 rows and two chunks, weight by 16
+  // units and two chunks.
   const int x_row = warp_m * Tile::kWarpTileM + lane % 16, x_chunk = lane / 16;
-  const int weight_row = warp_n * Tile::kWarpTileN + lane / 16 * 8 + lane % 8, weight_chunk = lane / 8 % 2;
+  const int weight_row = warp_n * Tile::kWarpTileN + lane / 16 * 8 + lane % 8,
+            weight_chunk = lane / 8 % 2;
   const bool squares_wanted = p.x_norm == nullptr && p.kind.norm != Norm::kNone;
 
   float sums[kFragmentsM][kFragmentsN][4] = {};
@@ -210,7 +227,8 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
     __syncthreads();
     fill(fill_stage, k_tile + Tile::kStages - 1);
 
-    const uint32_t x_tile = ring + read_stage * Tile::kStageBytes, weight_tile = x_tile + Tile::kTileBytesM;
+    const uint32_t x_tile = ring + read_stage * Tile::kStageBytes,
+                   weight_tile = x_tile + Tile::kTileBytesM;
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       uint32_t x[kFragmentsM][4], weight[kFragmentsN / 2][4];
@@ -220,7 +238,8 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
       }
 #pragma unroll
       for (int n = 0; n < kFragmentsN / 2; ++n) {
-        load_matrices(weight[n], weight_tile + tile_offset<Tile>(weight_row + n * 16, (step * 2 + weight_chunk) * 16));
+        load_matrices(weight[n], weight_tile + tile_offset<Tile>(weight_row + n * 16,
+                                                                 (step * 2 + weight_chunk) * 16));
       }
 #pragma unroll
       for (int m = 0; m < kFragmentsM; ++m) {
@@ -245,7 +264,8 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
 
   // ---- row scales
   float* const row_scales = reinterpret_cast<float*>(shared + Tile::kScaleOffset);
-  float* const row_sums = reinterpret_cast<float*>(shared + Tile::kSumsOffset);  // [2][kWarpsN][kTileM]
+  float* const row_sums =
+      reinterpret_cast<float*>(shared + Tile::kSumsOffset);  // [2][kWarpsN][kTileM]
   if (squares_wanted) {
 #pragma unroll
     for (int m = 0; m < kFragmentsM; ++m) {
@@ -274,7 +294,8 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
   }
   __syncthreads();
 
-  // ---- epilogue: scale, bias, ReLU, sums of the row; h goes to shared memory so that it can leave in whole sectors
+  // ---- epilogue: scale, bias, ReLU, sums of the row; h goes to shared memory so that it can leave
+  // in whole sectors
   float bias[kFragmentsN][2];
 #pragma unroll
   for (int n = 0; n < kFragmentsN; ++n) {
@@ -302,7 +323,8 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
           sum_sq = fmaf(h[e], h[e], sum_sq);
           sum += h[e];
         }
-        *reinterpret_cast<uint32_t*>(shared + row * Tile::kStagingPitch + col * 2) = pack_bf16(h[0], h[1]);
+        *reinterpret_cast<uint32_t*>(shared + row * Tile::kStagingPitch + col * 2) =
+            pack_bf16(h[0], h[1]);
       }
       sum_sq = quad_sum(sum_sq);
       sum = quad_sum(sum);
@@ -325,10 +347,17 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
     if (p.partial_sum != nullptr) p.partial_sum[target] = sum;
   }
   switch (p.store_bytes) {
-    case 16: store_tile<Tile, uint4>(p, shared, row0, col0); break;
-    case 8: store_tile<Tile, uint2>(p, shared, row0, col0); break;
-    case 4: store_tile<Tile, uint32_t>(p, shared, row0, col0); break;
-    default: store_tile<Tile, uint16_t>(p, shared, row0, col0);
+    case 16:
+      store_tile<Tile, uint4>(p, shared, row0, col0);
+      break;
+    case 8:
+      store_tile<Tile, uint2>(p, shared, row0, col0);
+      break;
+    case 4:
+      store_tile<Tile, uint32_t>(p, shared, row0, col0);
+      break;
+    default:
+      store_tile<Tile, uint16_t>(p, shared, row0, col0);
   }
 }
 

@@ -1,5 +1,6 @@
-// Where an operation on tensors launches its kernels. The shipped definition (launch_scope.cpp) is for CUDA tensors:
-// device guard and torch's current stream. Nothing else in the launch path depends on where the tensors live.
+// Where an operation on tensors launches its kernels. The shipped definition (launch_scope.cpp) is
+// for CUDA tensors: device guard and torch's current stream. Nothing else in the launch path
+// depends on where the tensors live.
 #pragma once
 #include <torch/csrc/stable/tensor.h>
 
@@ -23,8 +24,8 @@ class LaunchScope {
   LaunchScope(const LaunchScope&) = delete;
   LaunchScope& operator=(const LaunchScope&) = delete;
 
-  /// Declares that kernels launched by `op` read or write `operand`, called `name` in messages. Throws if it lives on
-  /// another device. Every tensor whose memory a kernel touches is declared.
+  /// Declares that kernels launched by `op` read or write `operand`, called `name` in messages.
+  /// Throws if it lives on another device. Every tensor whose memory a kernel touches is declared.
   void use(const char* op, const char* name, const torch::stable::Tensor& operand, Access access);
 
   cuda::Device device() const;

@@ -1,4 +1,7 @@
-// The core without torch: own_gemm() on every instruction set of this machine against a triple loop in float64.
+// The core without torch, on every instruction set of this machine: own_gemm() against a triple
+// loop in float64, one training step against plain loops, and every entry point with exactly the
+// scratch it asks for (AddressSanitizer).
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -7,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/kernels.h"
 #include "cpu/provider.h"
 #include "cpu/row_kernels.h"
 
@@ -97,6 +101,170 @@ void check_gemm(const Provider& provider, Shape s, bool trans_a, bool trans_b, f
   expect(kept, what.str() + ": wrote outside C");
 }
 
+bool near(double got, double want) {
+  return std::fabs(got - want) <= 1e-5 * (1.0 + std::fabs(want));
+}
+
+/// One step of "sgd" on "mean_sq" with "l2" lengths, in float64 loops.
+void check_step(const Provider& provider, int64_t rows, int64_t units, int64_t inputs,
+                const std::string& isa) {
+  const auto x = numbers(static_cast<size_t>(rows * inputs), 4);
+  const auto weight = numbers(static_cast<size_t>(units * inputs), 5);
+  const auto bias = numbers(static_cast<size_t>(units), 6);
+  std::vector<float> sign(static_cast<size_t>(rows));
+  for (int64_t i = 0; i < rows; ++i) sign[i] = i % 3 == 2 ? 0.0f : (i % 3 == 0 ? 1.0f : -1.0f);
+  const double eps = 1e-4, lr = 0.5, threshold = 0.25;
+
+  auto new_weight = weight, new_bias = bias;
+  std::vector<float> weight_state(weight.size()), bias_state(bias.size());
+  std::vector<float> h(static_cast<size_t>(rows * units)), h_norm(static_cast<size_t>(rows));
+  double stats[ffkern::kStatCount] = {};
+  ffkern::cpu::Step step;
+  step.layer.x = x.data();
+  step.layer.ldx = inputs;
+  step.layer.weight = weight.data();
+  step.layer.bias = bias.data();
+  step.layer.images = rows;
+  step.layer.inputs = inputs;
+  step.layer.units = units;
+  step.lesson.sign = sign.data();
+  step.lesson.loss.threshold = static_cast<float>(threshold);
+  step.optimiser.kind = ffkern::Optimiser::kSgd;
+  step.optimiser.lr = lr;
+  step.optimiser.beta1 = 0.0;
+  step.layer.weight = new_weight.data();
+  step.layer.bias = new_bias.data();
+  step.trained = {new_weight.data(), new_bias.data(), weight_state.data(), bias_state.data()};
+  step.keep_h = h.data();
+  step.keep_h_norm = h_norm.data();
+  step.stats = stats;
+  std::vector<float> scratch(
+      static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, false, true)));
+  ffkern::cpu::step(provider, step, scratch.data());
+
+  std::vector<double> dweight(weight.size()), dbias(bias.size());
+  double loss = 0.0;
+  bool same_h = true;
+  for (int64_t i = 0; i < rows; ++i) {
+    double norm = 0.0, goodness = 0.0;
+    for (int64_t k = 0; k < inputs; ++k)
+      norm += static_cast<double>(x[i * inputs + k]) * x[i * inputs + k];
+    const double r = 1.0 / (std::sqrt(norm) + eps);
+    std::vector<double> a(static_cast<size_t>(units));
+    for (int64_t j = 0; j < units; ++j) {
+      double z = 0.0;
+      for (int64_t k = 0; k < inputs; ++k)
+        z += static_cast<double>(x[i * inputs + k]) * weight[j * inputs + k];
+      a[j] = std::max(0.0, r * z + bias[j]);
+      goodness += a[j] * a[j] / static_cast<double>(units);
+      same_h = same_h && near(h[i * units + j], a[j]);
+    }
+    if (sign[i] == 0.0f) continue;
+    const double logit = sign[i] * (goodness - threshold);
+    loss += std::log1p(std::exp(-logit)) / static_cast<double>(rows);
+    const double coef = -sign[i] / (1.0 + std::exp(logit)) / static_cast<double>(rows);
+    for (int64_t j = 0; j < units; ++j) {
+      const double dz = coef * 2.0 * a[j] / static_cast<double>(units);
+      dbias[j] += dz;
+      for (int64_t k = 0; k < inputs; ++k) dweight[j * inputs + k] += r * dz * x[i * inputs + k];
+    }
+  }
+  bool same = true;
+  for (size_t e = 0; e < weight.size(); ++e)
+    same = same && near(new_weight[e], weight[e] - lr * dweight[e]);
+  for (size_t e = 0; e < bias.size(); ++e)
+    same = same && near(new_bias[e], bias[e] - lr * dbias[e]);
+  const std::string where = isa + ": step of " + std::to_string(rows) + " rows, " +
+                            std::to_string(units) + " units, " + std::to_string(inputs) + " inputs";
+  expect(same_h, where + ": activities differ from the loops");
+  expect(same, where + ": weights differ from the loops");
+  expect(near(stats[ffkern::kStatLoss], loss), where + ": loss differs from the loops");
+}
+
+/// Label variants, peer term, prediction and head: finite, and inside the scratch that they ask
+/// for.
+void check_scratch(const Provider& provider, int64_t images, int64_t units,
+                   const std::string& isa) {
+  const int64_t inputs = 11, classes = 3, variants = 2, rows = images * variants;
+  const auto x = numbers(static_cast<size_t>(images * inputs), 7);
+  auto weight = numbers(static_cast<size_t>(units * inputs), 8);
+  auto bias = numbers(static_cast<size_t>(units), 9);
+  std::vector<int64_t> labels(static_cast<size_t>(rows));
+  std::vector<float> sign(static_cast<size_t>(rows));
+  for (int64_t i = 0; i < rows; ++i) {
+    labels[i] = i % (classes + 1) - 1;
+    sign[i] = i < images ? 1.0f : -1.0f;
+  }
+  std::vector<float> weight_state(2 * weight.size()), bias_state(2 * bias.size());
+  std::vector<float> peer_mean(static_cast<size_t>(units));
+  std::vector<float> h(static_cast<size_t>(rows * units)), h_norm(static_cast<size_t>(rows));
+  double stats[ffkern::kStatCount] = {};
+  ffkern::cpu::Step step;
+  step.layer.x = x.data();
+  step.layer.ldx = inputs;
+  step.layer.weight = weight.data();
+  step.layer.bias = bias.data();
+  step.layer.images = images;
+  step.layer.inputs = inputs;
+  step.layer.units = units;
+  step.layer.classes = classes;
+  step.layer.variants = variants;
+  step.layer.labels = labels.data();
+  step.layer.on_value = 1.0f;
+  step.layer.neutral_value = 1.0f / 3.0f;
+  step.lesson.sign = sign.data();
+  step.peer = {0.1f, 0.9f};
+  step.peer_mean = peer_mean.data();
+  step.optimiser.lr = 0.01;
+  step.trained = {weight.data(), bias.data(), weight_state.data(), bias_state.data()};
+  step.keep_h = h.data();
+  step.keep_h_norm = h_norm.data();
+  step.stats = stats;
+  std::vector<float> scratch(
+      static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, true, true)));
+  ffkern::cpu::step(provider, step, scratch.data());
+
+  const float* weights[] = {weight.data()};
+  const float* biases[] = {bias.data()};
+  std::vector<float> goodness(static_cast<size_t>(images * classes));
+  ffkern::cpu::Layer first = step.layer;
+  first.labels = nullptr;
+  first.variants = classes;
+  const ffkern::cpu::Stack stack{1, weights, biases, &units};
+  scratch.assign(static_cast<size_t>(ffkern::cpu::predict_floats(provider, first, stack)), 0.0f);
+  ffkern::cpu::predict_goodness(provider, first, stack, goodness.data(), scratch.data());
+
+  const ffkern::cpu::HeadInput input{h.data(), h_norm.data(), units, units};
+  auto head_weight = numbers(static_cast<size_t>(classes * units), 10);
+  auto head_bias = numbers(static_cast<size_t>(classes), 11);
+  std::vector<float> head_state(2 * head_weight.size()), head_bias_state(2 * head_bias.size());
+  std::vector<float> logits(static_cast<size_t>(images * classes));
+  std::vector<int64_t> truth(static_cast<size_t>(images), classes - 1);
+  double head_stats[3] = {};
+  ffkern::cpu::Head head;
+  head.inputs = &input;
+  head.count = 1;
+  head.images = images;
+  head.classes = classes;
+  head.width = units;
+  head.weight = head_weight.data();
+  head.bias = head_bias.data();
+  scratch.assign(static_cast<size_t>(ffkern::cpu::head_floats(head)), 0.0f);
+  ffkern::cpu::head_step(
+      provider, head, truth.data(), step.optimiser,
+      {head_weight.data(), head_bias.data(), head_state.data(), head_bias_state.data()},
+      logits.data(), head_stats, scratch.data());
+
+  bool finite = std::isfinite(stats[ffkern::kStatLoss]) && std::isfinite(head_stats[0]);
+  for (const auto* values : {&weight, &bias, &goodness, &logits, &head_weight, &head_bias}) {
+    for (float v : *values) finite = finite && std::isfinite(v);
+  }
+  expect(finite, isa + ": a value is not finite with " + std::to_string(images) + " images, " +
+                     std::to_string(units) + " units");
+  expect(stats[ffkern::kStatRowsPos] == static_cast<double>(images),
+         isa + ": count of positive rows");
+}
+
 void check_isa_names() {
   setenv("FFKERN_CPU_ISA", "pentium", 1);
   ffkern::cpu::reset_isa();
@@ -112,7 +280,7 @@ void check_isa_names() {
 }  // namespace
 
 int main() {
-  const Shape shapes[] = {{1, 1, 1},   {1, 1, 0},    {3, 5, 7},     {4, 16, 2},
+  const Shape shapes[] = {{1, 1, 1},   {1, 1, 0},    {3, 5, 7},      {4, 16, 2},
                           {33, 17, 9}, {61, 49, 70}, {121, 33, 257}, {13, 530, 3}};
   std::istringstream names(ffkern::cpu::supported_isas());
   int isas = 0;
@@ -128,6 +296,12 @@ int main() {
           check_gemm(provider, s, t & 1, t & 2, t & 4 ? 1.0f : 0.0f, isa);
         }
       }
+      check_step(provider, 1, 1, 1, isa);
+      check_step(provider, 7, 19, 5, isa);
+      check_step(provider, 300, 70, 33, isa);
+      check_scratch(provider, 1, 1, isa);
+      check_scratch(provider, 5, 17, isa);
+      check_scratch(provider, 260, 65, isa);
     }
   }
   expect(isas > 0, "no instruction set at all");

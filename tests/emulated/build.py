@@ -1,12 +1,12 @@
-"""Compiles the CUDA launch path for CPU tensors: the shipped sources, ops.cpp, and the kernels as PTX."""
+"""Compiles the CUDA launch path for CPU tensors: the target ffkern_emulated of CMakeLists.txt."""
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import os
 import shutil
 import subprocess
-import tempfile
+import sysconfig
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,22 +16,7 @@ from . import toolkit
 
 ROOT = toolkit.ROOT
 FOLDER = ROOT / "build" / "emulated"
-KERNELS = ("layer_forward",)
-SOURCES = (
-    "csrc/cuda/driver.cpp",
-    "csrc/cuda/module.cpp",
-    "csrc/cuda/layer_forward.cpp",
-    "csrc/torch/cuda_ops.cpp",
-    "tests/emulated/ops.cpp",
-)
-NVCC_FLAGS = ("-std=c++17", "-O3", "--Werror=all-warnings")
-# PTX only: the driver of the emulated device refuses machine code anyway.
-PTX_FLAGS = ("-fatbin", "-gencode=arch=compute_80,code=compute_80", *NVCC_FLAGS)
-CXX_FLAGS = (
-    *("-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden"),
-    "-DTORCH_TARGET_VERSION=0x020d000000000000",
-)
-TORCH = Path(torch.__file__).parent
+NVCC_FLAGS = ("-std=c++20", "-O3", "--Werror=all-warnings")  # as in CMakeLists.txt
 
 
 def run_all(commands: Iterable[Sequence[str | Path]]) -> list[str]:
@@ -39,62 +24,42 @@ def run_all(commands: Iterable[Sequence[str | Path]]) -> list[str]:
     waiting, running, printed = [[str(a) for a in c] for c in commands], [], []
     while waiting or running:
         while waiting and len(running) < (os.cpu_count() or 1):
-            command = waiting.pop(0)
-            pipe = subprocess.PIPE
-            running.append(
-                (command, subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT))
-            )
+            command, pipe = waiting.pop(0), subprocess.PIPE
+            process = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+            running.append((command, process))
         command, process = running.pop(0)
-        text = process.communicate()[0].decode()
+        text = process.communicate()[0]
         if process.returncode:
             for _, other in running:
-                other.wait()
+                other.communicate()
             raise RuntimeError(f"{' '.join(command)}\n{text}")
         printed.append(text)
     return printed
 
 
-def _key() -> str:
-    inputs = [*(ROOT / "csrc").rglob("*"), *(ROOT / "tests/emulated").glob("*.cpp"), Path(__file__)]
-    relevant = [p for p in inputs if p.is_file() and p.parent.name != "cpu"]
-    digest = hashlib.sha256(f"{torch.__version__} {toolkit.nvcc()}".encode())
-    for path in sorted(relevant):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+def _tool(name: str) -> str:
+    """A build tool next to this interpreter, or on PATH."""
+    path = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
+    if path is None:
+        raise RuntimeError(f"{name} is missing: pip install {name}.")
+    return path
 
 
 def library() -> Path:
-    """The compiled library; kept in build/emulated until a source changes."""
-    target = FOLDER / f"ffkern_emulated-{_key()}.so"
-    if target.exists():
-        return target
+    """The compiled library. CMake and ninja rebuild only what has changed since the last call."""
+    options = {
+        "CMAKE_MAKE_PROGRAM": _tool("ninja"),
+        "FFKERN_TORCH_DIR": Path(torch.__file__).parent,
+        "FFKERN_CUDA": "ON",
+        "FFKERN_NVCC": toolkit.nvcc(),
+        # PTX only: the driver of an emulated device refuses machine code anyway.
+        "FFKERN_CUDA_ARCHS": "compute_80",
+        "FFKERN_WERROR": "ON",
+    }
+    configure = [_tool("cmake"), "-S", ROOT, "-B", FOLDER, "-G", "Ninja"]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=FOLDER))
-    try:
-        cuda, include = ROOT / "csrc/cuda", TORCH / "include"
-        objects = {s: work / (s.replace("/", "_") + ".o") for s in SOURCES}
-        images = [
-            [toolkit.nvcc(), *PTX_FLAGS, cuda / f"{k}.cu", "-o", work / f"{k}.fatbin"]
-            for k in KERNELS
-        ]
-        run_all(
-            images
-            + [
-                ["g++", *CXX_FLAGS, f"-I{ROOT}/csrc", "-isystem", include, "-c", ROOT / s, "-o", o]
-                for s, o in objects.items()
-            ]
-        )
-        run_all([["g++", "-c", cuda / "images.S", f"-Wa,-I{work}", "-o", work / "images.o"]])
-        link = [
-            "g++",
-            "-shared",
-            *objects.values(),
-            work / "images.o",
-            f"-L{TORCH}/lib",
-            "-ltorch_cpu",
-        ]
-        run_all([[*link, "-ldl", "-Wl,--no-undefined", "-o", work / "library.so"]])
-        os.replace(work / "library.so", target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return target
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run_all([[*configure, *(f"-D{name}={value}" for name, value in options.items())]])
+        run_all([[_tool("cmake"), "--build", FOLDER, "--target", "ffkern_emulated"]])
+    return FOLDER / "ffkern_emulated.so"

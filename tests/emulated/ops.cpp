@@ -1,6 +1,7 @@
-// The CUDA operations for CPU tensors: the shipped launch path (csrc/torch/cuda_ops.cpp, csrc/cuda) with another
-// LaunchScope, which makes the memory of CPU tensors addressable by the software driver while an operation runs.
-// Registered as ffkern_emulated::*, so that nothing of ffkern itself changes.
+// The CUDA operations for CPU tensors: the shipped launch path (csrc/torch/cuda_ops.cpp, csrc/cuda)
+// with another LaunchScope, which makes the memory of CPU tensors addressable by the software
+// driver while an operation runs. Registered as ffkern_emulated::*, so that nothing of ffkern
+// itself changes.
 #include <dlfcn.h>
 #include <torch/csrc/stable/library.h>
 
@@ -75,12 +76,14 @@ namespace {
 auto layer_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                    const std::optional<Tensor>& x_norm, const std::string& norm, double eps,
                    const std::string& goodness) {
-  return with_details([&] { return cuda_ops::layer_forward(x, weight, bias, x_norm, norm, eps, goodness); });
+  return with_details(
+      [&] { return cuda_ops::layer_forward(x, weight, bias, x_norm, norm, eps, goodness); });
 }
 
 void layer_forward_(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                    const std::optional<Tensor>& x_norm, const Tensor& h, const Tensor& goodness, const Tensor& scale,
-                    const Tensor& h_norm, const std::string& norm, double eps, const std::string& kind) {
+                    const std::optional<Tensor>& x_norm, const Tensor& h, const Tensor& goodness,
+                    const Tensor& scale, const Tensor& h_norm, const std::string& norm, double eps,
+                    const std::string& kind) {
   with_details([&] {
     cuda_ops::layer_forward_(x, weight, bias, x_norm, h, goodness, scale, h_norm, norm, eps, kind);
   });
@@ -91,10 +94,12 @@ void layer_forward_(const Tensor& x, const Tensor& weight, const std::optional<T
 
 STABLE_TORCH_LIBRARY(ffkern_emulated, m) {
   m.def(
-      "layer_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? x_norm, str norm, float eps, str goodness) -> "
+      "layer_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? x_norm, str norm, float eps, "
+      "str goodness) -> "
       "(Tensor h, Tensor goodness, Tensor scale, Tensor h_norm)");
   m.def(
-      "layer_forward_(Tensor x, Tensor weight, Tensor? bias, Tensor? x_norm, Tensor(a!) h, Tensor(b!) goodness, "
+      "layer_forward_(Tensor x, Tensor weight, Tensor? bias, Tensor? x_norm, Tensor(a!) h, "
+      "Tensor(b!) goodness, "
       "Tensor(c!) scale, Tensor(d!) h_norm, str norm, float eps, str goodness_kind) -> ()");
 }
 

@@ -32,10 +32,9 @@ def nvcc() -> Path:
     found = find("nvcc")
     if found is None:
         raise RuntimeError(
-            "nvcc is missing from $CUDA_HOME/bin, PATH and site-packages/nvidia/cu13/bin, and the tests "
-            "of the CUDA kernels compile them: install the CUDA 13 toolkit, or `pip install "
-            '"nvidia-cuda-nvcc==13.*" "nvidia-cuda-crt==13.*" "nvidia-cuda-cccl==13.*" '
-            '"nvidia-nvvm==13.*" "nvidia-cuda-runtime==13.*"`.'
+            "nvcc is missing, and the tests of the CUDA kernels compile them: install the CUDA 13 "
+            "toolkit and set CUDA_HOME to it, or put nvcc on PATH, or pip install nvidia-cuda-nvcc "
+            "nvidia-cuda-crt nvidia-cuda-cccl nvidia-cuda-runtime nvidia-nvvm."
         )
     return found
 
@@ -46,8 +45,8 @@ def cuobjdump() -> tuple[Path, dict[str, str]]:
     dump, disassembler = find("cuobjdump"), find("nvdisasm")
     if dump is None or disassembler is None:
         raise RuntimeError(
-            "cuobjdump or nvdisasm is missing, and the tests of the machine code need both: `pip install "
-            "nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm`."
+            "cuobjdump or nvdisasm is missing, and the tests of the machine code need both: "
+            "pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm."
         )
     return dump, dict(os.environ, PATH=f"{disassembler.parent}{os.pathsep}{os.environ['PATH']}")
 

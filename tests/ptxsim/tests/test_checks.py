@@ -156,16 +156,17 @@ def test_shared_atomics(m):
     assert np.array_equal(o[:8], np.bincount(x & 7, minlength=8))
 
 
-PTX = ".version 8.0\n.target sm_80\n.address_size 64\n"
+def ptx(body):
+    return Module(".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() " + body)
 
 
 def test_unknown_instruction():
+    unknown = ptx("{ .reg .b32 %r<2>;\n frobnicate.b32 %r1, %r1;\n ret; }")
     with pytest.raises(PtxError, match=r"line 5.*frobnicate"):
-        body = "{ .reg .b32 %r<2>;\n frobnicate.b32 %r1, %r1;\n ret; }"
-        Module(PTX + ".visible .entry k() " + body).launch("k", 1, 32, [])
+        unknown.launch("k", 1, 32, [])
+    modifier = ptx("{ .reg .f32 %f<2>;\n add.weird.f32 %f1, %f1, %f1;\n ret; }")
     with pytest.raises(PtxError, match="unknown modifier"):
-        body = "{ .reg .f32 %f<2>;\n add.weird.f32 %f1, %f1, %f1;\n ret; }"
-        Module(PTX + ".visible .entry k() " + body).launch("k", 1, 32, [])
+        modifier.launch("k", 1, 32, [])
 
 
 STRIDED = """

@@ -1,0 +1,170 @@
+"""The competitor: Forward-Forward in plain PyTorch as one writes it for speed, and compiled.
+
+Not the readable reference. Adam with its defaults, gradients set to None; positive and negative
+rows in one pass ("stacked") or in two ("separate"), whichever is faster on the machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .cases import CLASSES, LABEL_VALUE, PredictCase, PredictData, StepCase, StepData
+
+EPS = 1e-8
+THRESHOLD = 2.0
+FORMS = ("stacked", "separate")
+BATCH = 500  # images that a prediction in batches takes at once
+
+Loss = tuple[Tensor, tuple[Tensor, ...]]
+
+
+def activities(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    length = x.norm(2, 1, keepdim=True) / math.sqrt(x.shape[1])
+    return torch.relu(functional.linear(x / (length + EPS), weight, bias))
+
+
+def goodness(h: Tensor) -> Tensor:
+    return h.pow(2).mean(1)
+
+
+def stacked_loss(x: Tensor, sign: Tensor, weight: Tensor, bias: Tensor, keep: bool) -> Loss:
+    h = activities(x, weight, bias)
+    loss = functional.softplus(sign * (THRESHOLD - goodness(h))).mean()
+    return loss, (h.detach(),) if keep else ()
+
+
+def separate_loss(pos: Tensor, neg: Tensor, weight: Tensor, bias: Tensor, keep: bool) -> Loss:
+    h_pos, h_neg = activities(pos, weight, bias), activities(neg, weight, bias)
+    gap = torch.cat((THRESHOLD - goodness(h_pos), goodness(h_neg) - THRESHOLD))
+    loss = functional.softplus(gap).mean()
+    return loss, (h_pos.detach(), h_neg.detach()) if keep else ()
+
+
+class EagerStep:
+    """One layer that learns by autograd.
+
+    Args:
+        form: one of FORMS.
+        fused: Adam(fused=True).
+        compiled: "" nothing, "loss" forward and backward, "all" the optimiser's step too.
+        dtype: float64 makes it the exact answer that the others are compared with.
+    """
+
+    def __init__(
+        self,
+        case: StepCase,
+        data: StepData,
+        form: str,
+        *,
+        fused: bool = False,
+        compiled: str = "",
+        dtype: torch.dtype = torch.float32,
+        lr: float = 1e-3,
+    ) -> None:
+        self.keep = case.keep
+        self.kept: tuple[Tensor, ...] = ()
+        self.weight = data.weight.to(dtype, copy=True).requires_grad_()
+        self.bias = data.bias.to(dtype, copy=True).requires_grad_()
+        self.x = data.rows.to(dtype)
+        self.last_loss = self.x.new_zeros(())
+        sign = data.sign.to(dtype)
+        self.inputs: tuple[Tensor, Tensor]
+        self.loss: Callable[..., Loss]
+        if form == "stacked":
+            self.loss, self.inputs = stacked_loss, (self.x, sign)
+        else:
+            self.loss = separate_loss
+            self.inputs = (self.x[: case.batch], self.x[case.batch :])
+        everything = compiled == "all"
+        rate: Any = torch.tensor(lr) if everything else lr  # a number would be compiled in
+        options: dict[str, bool] = {"fused": True} if fused else {}
+        self.optimiser = torch.optim.Adam([self.weight, self.bias], lr=rate, **options)
+        self.update: Callable[[], Any] = self.optimiser.step
+        if compiled:
+            self.loss = torch.compile(self.loss, dynamic=False)
+        if everything:
+            self.update = torch.compile(self.optimiser.step, dynamic=False)
+
+    def __call__(self) -> None:
+        loss, self.kept = self.loss(*self.inputs, self.weight, self.bias, self.keep)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.update()
+        self.last_loss = loss.detach()
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+    def results(self) -> dict[str, Tensor]:
+        """What the steps so far led to, for comparison."""
+        with torch.no_grad():
+            found = {"goodness": goodness(activities(self.x, self.weight, self.bias))}
+        found["weight moment"] = self.optimiser.state[self.weight]["exp_avg"]
+        found["bias moment"] = self.optimiser.state[self.bias]["exp_avg"]
+        if self.keep:
+            found["activities"] = torch.cat(self.kept)
+        return found
+
+
+def label_goodness(
+    x: Tensor, label: int, weights: list[Tensor], biases: list[Tensor]
+) -> list[Tensor]:
+    """Goodness of every layer, [N] each, with this label laid over the images."""
+    h = x.clone()
+    h[:, :CLASSES] = 0
+    h[:, label] = LABEL_VALUE
+    result = []
+    for weight, bias in zip(weights, biases, strict=True):
+        h = activities(h, weight, bias)
+        result.append(goodness(h))
+    return result
+
+
+class EagerPredict:
+    """All labels one after another, as the public implementations do.
+
+    Args:
+        batch: images taken at once; None: all.
+        compiled: compile the pass through the network.
+    """
+
+    def __init__(
+        self,
+        case: PredictCase,
+        data: PredictData,
+        batch: int | None,
+        *,
+        compiled: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.images = data.images.to(dtype)
+        self.weights = [weight.to(dtype) for weight in data.weights]
+        self.biases = [bias.to(dtype) for bias in data.biases]
+        self.batch = batch or case.images
+        self.one_label: Callable[..., list[Tensor]] = label_goodness
+        if compiled:
+            # One label of ten: the rest differ in a number, which dynamic=None turns symbolic.
+            self.one_label = torch.compile(label_goodness)
+
+    @torch.no_grad()
+    def goodness(self, images: Tensor) -> Tensor:
+        """[L, N, C]"""
+        labels = [
+            torch.stack(self.one_label(images, label, self.weights, self.biases))
+            for label in range(CLASSES)
+        ]
+        return torch.stack(labels, 2)
+
+    def __call__(self) -> Tensor:
+        parts = [self.goodness(part).sum(0).argmax(1) for part in self.images.split(self.batch)]
+        return torch.cat(parts)

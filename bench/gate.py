@@ -1,0 +1,102 @@
+"""Is a candidate right? Decided against a float64 run before any of its times is believed.
+
+Adam turns the rounding noise of a tiny gradient into a full step in either direction, so weights
+are no measure. Compared are the losses, the goodness and Adam's first moments (averages of the
+gradients) after a few steps, each by its largest error relative to its largest value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# An error below two units in the last place of float32 (of the largest value) is not worth a
+# comparison: storing a result costs half a unit, and so does storing what it is computed from.
+FLOOR = 2.0**-22
+STEPS = 3
+LIMIT = 2.0  # ffkern's error, in units of eager's
+RIVAL_LIMIT = 10.0  # a competitor's: it must compute the same thing, not equally well
+
+
+class Learner(Protocol):
+    @property
+    def last_loss(self) -> Tensor: ...
+    def __call__(self) -> None: ...
+    def results(self) -> dict[str, Tensor]: ...
+
+
+class Judge(Protocol):
+    def goodness(self, images: Tensor) -> Tensor: ...
+    def __call__(self) -> Tensor: ...
+
+
+Results = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The quantity that compares worst: errors relative to the largest value, and their ratio."""
+
+    ratio: float
+    quantity: str
+    error: float
+    eager_error: float
+    note: str = ""
+
+    def passes(self, limit: float = LIMIT) -> bool:
+        return not self.note and self.ratio <= limit  # NaN does not pass
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.quantity}: error {self.error:.2e}, eager's {self.eager_error:.2e}, "
+            f"ratio {self.ratio:.2f}"
+        )
+        return f"{text}; {self.note}" if self.note else text
+
+
+def learn(learner: Learner, steps: int = STEPS) -> dict[str, Tensor]:
+    losses = []
+    for _ in range(steps):
+        learner()
+        losses.append(learner.last_loss.double())
+    return {"loss": torch.stack(losses), **learner.results()}
+
+
+def compare(candidate: Results, eager: Sequence[Results], exact: Results) -> Verdict:
+    """The worst quantity of ``candidate``; eager's error is the largest of its forms."""
+    worst = Verdict(0.0, "", 0.0, 0.0)
+    for name, truth in exact.items():
+        error = _error(candidate[name], truth)
+        rival = max(_error(form[name], truth) for form in eager)
+        ratio = error / max(rival, FLOOR)
+        if not worst.quantity or not ratio <= worst.ratio:
+            worst = Verdict(ratio, name, error, rival)
+        if ratio != ratio:  # nothing is worse than NaN
+            return worst
+    return worst
+
+
+def compare_prediction(candidate: Judge, eager: Judge, exact: Judge, images: Tensor) -> Verdict:
+    """Goodness of every layer, image and label; then the winners, but for near ties."""
+    truth, found = exact.goodness(images.double()), candidate.goodness(images)
+    verdict = compare({"goodness": found}, [{"goodness": eager.goodness(images)}],
+                      {"goodness": truth})  # fmt: skip
+    scores, winner = truth.sum(0), found.sum(0).argmax(1)
+    behind = scores.amax(1) - scores.gather(1, winner[:, None])[:, 0]
+    tie = 4 * max(verdict.error, FLOOR) * truth.abs().max() * truth.shape[0]
+    wrong = int((behind > tie).sum())
+    if wrong:
+        note = f"{wrong} of {len(winner)} winners differ"
+        return Verdict(verdict.ratio, verdict.quantity, verdict.error, verdict.eager_error, note)
+    return verdict
+
+
+def _error(value: Tensor, truth: Tensor) -> float:
+    if value.shape != truth.shape:
+        return float("nan")
+    scale = float(truth.abs().max())
+    return float((value.double() - truth).abs().max()) / (scale or 1.0)

@@ -1,0 +1,81 @@
+"""Round-robin timing of alternatives in one process. Knows nothing about what it times."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Wall times of one candidate, in seconds."""
+
+    median: float
+    minimum: float
+    lower_quartile: float
+    upper_quartile: float
+    rounds: int
+
+    @property
+    def iqr(self) -> float:
+        return self.upper_quartile - self.lower_quartile
+
+
+def round_robin(
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float,
+    min_rounds: int = 5,
+    max_rounds: int = 1000,
+    warmups: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+    settle: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Times of every candidate, one sample a round each, so that a disturbance hits all of them.
+
+    Each round starts with the next candidate: none always runs behind the same neighbour's cache.
+
+    Args:
+        candidates: name -> what to time.
+        seconds: stop after the first round that ends later than this, but not before min_rounds.
+        clock: monotonic time in seconds.
+        settle: waits for the device; called inside every sample.
+    """
+    names = list(candidates)
+    for _ in range(warmups):
+        for name in names:
+            candidates[name]()
+            settle()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    begin = clock()
+    for done in range(max_rounds):
+        if done >= min_rounds and clock() - begin >= seconds:
+            break
+        first = done % len(names) if names else 0
+        for name in names[first:] + names[:first]:
+            start = clock()
+            candidates[name]()
+            settle()
+            times[name].append(clock() - start)
+    return times
+
+
+def summarise(times: list[float]) -> Summary:
+    if len(times) < 2:
+        low = middle = high = times[0]
+    else:
+        low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+    return Summary(middle, min(times), low, high, len(times))
+
+
+def fastest(summaries: Mapping[str, Summary], group: str) -> tuple[str, Summary] | None:
+    """Lowest median among the candidates ``group`` and ``group/...``; None where there is none."""
+    members = [(n, s) for n, s in summaries.items() if n == group or n.startswith(group + "/")]
+    return min(members, key=lambda member: member[1].median) if members else None
+
+
+def per_round_ratio(numerator: list[float], denominator: list[float]) -> float:
+    """Median over rounds of the ratio within a round: what slow drifts of the machine cancel in."""
+    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))

@@ -1,0 +1,579 @@
+"""Arguments for the operations, and one function each that calls operation or reference with them.
+
+Every function takes named tensors and returns named results.  Those around operations that write in
+place copy what is written first, hand over exactly as much workspace as asked for, filled with NaN and
+fenced with a pattern, and check the fence afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ffkern import ops
+from ffkern import reference as ref
+
+FENCE = 12345.0
+NORM_GOODNESS = [
+    ("l2", "mean_sq"),
+    ("rms", "sum_sq"),
+    ("none", "neg_sum_sq"),
+    ("rms", "neg_mean_sq"),
+    ("l2", "sum_abs"),
+]
+SHAPES = [(1, 1, 1), (1, 7, 3), (13, 113, 65), (137, 200, 33), (64, 784, 500)]
+HYPER = {
+    "sgd": [0.9, 0.0, 0.0, 0.01],
+    "ema": [0.9, 0.0, 0.0, 0.003],
+    "adam": [0.9, 0.999, 1e-8, 0.01],
+    "adamw": [0.8, 0.99, 1e-6, 0.1],
+}
+
+
+def shape_name(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+# ---------------------------------------------------------------- memory with a fence around it
+
+
+class Fenced:
+    """Copies placed inside larger buffers; :meth:`check` says whether anything around them moved."""
+
+    def __init__(self) -> None:
+        self._buffers: list[tuple[Tensor, Tensor]] = []
+
+    def copy(self, t: Tensor, offset: int = 3, pitch: int = 0) -> Tensor:
+        """t at an odd storage offset; a matrix may get a row pitch larger than its width."""
+        pitched = t.dim() == 2 and pitch > t.shape[1]
+        size = t.shape[0] * pitch if pitched else t.numel()
+        fill = FENCE if t.is_floating_point() else -77
+        buffer = torch.full((offset + size + 19,), fill, dtype=t.dtype)
+        outside = torch.ones(buffer.shape, dtype=torch.bool)
+        strides = (pitch, 1) if pitched else t.contiguous().stride()
+        view = buffer.as_strided(t.shape, strides, offset)
+        outside.as_strided(t.shape, strides, offset).fill_(False)
+        view.copy_(t)
+        self._buffers.append((buffer, outside))
+        return view
+
+    def nan(self, *shape: int, dtype: torch.dtype = torch.float32, offset: int = 3) -> Tensor:
+        return self.copy(torch.full(shape, float("nan"), dtype=dtype), offset)
+
+    def check(self) -> None:
+        for buffer, outside in self._buffers:
+            fill = FENCE if buffer.is_floating_point() else -77
+            assert bool((buffer[outside] == fill).all()), "written outside of the tensor"
+
+
+# ---------------------------------------------------------------- random arguments
+
+
+def signs(rows: int) -> Tensor:
+    """+1, -1 and 0 in random order, a positive row first."""
+    sign = torch.randint(-1, 2, (rows,)).float()
+    sign[0:1] = 1
+    return sign
+
+
+def layer_arguments(
+    rows: int,
+    inputs: int,
+    units: int,
+    *,
+    bias: bool = True,
+    x_norm: bool = False,
+    dtype: torch.dtype = torch.float32,
+    norm: str = "rms",
+    goodness: str = "mean_sq",
+    eps: float = 1e-4,
+) -> dict[str, Any]:
+    """x, weight, bias, x_norm, norm, eps, goodness of layer_forward."""
+    while True:
+        x = (0.1 + 3 * torch.rand(rows, 1)) * torch.randn(rows, inputs)
+        x = x.to(dtype)
+        weight = (1.5 * torch.randn(units, inputs) / inputs**0.5).to(dtype)
+        b = 0.3 * torch.randn(units) if bias else None
+        length = 1.2 * x.float().norm(dim=1) if x_norm else None  # used as given, not recomputed
+        arguments = {
+            "x": x,
+            "weight": weight,
+            "bias": b,
+            "x_norm": length,
+            "norm": norm,
+            "eps": eps,
+            "goodness": goodness,
+        }
+        if goodness != "sum_abs" or not rows:
+            return arguments
+        # The slope of sum_abs jumps at 0: keep the exact z further from it than float32 errs.
+        wide = [None if t is None else t.double() for t in (x, weight, b, length)]
+        z = ref._pre_activation(*wide, norm, eps)[0]
+        if float(z.abs().min()) > 4e-7 * float(z.abs().max()):
+            return arguments
+
+
+def label_arguments(
+    variants: int, images: int, classes: int, neutral: bool = True
+) -> dict[str, Any]:
+    labels = torch.randint(-1 if neutral else 0, classes, (variants, images))
+    if neutral:
+        labels[-1, : (images + 1) // 2] = -1
+    return {"labels": labels, "overlay": torch.tensor([1.3, 0.17]), "classes": classes}
+
+
+def state_arguments(
+    units: int, inputs: int, optimiser: str, bias: bool, fresh: bool = False
+) -> dict[str, Any]:
+    """Optimiser state in the middle of a training run (or before its first step)."""
+    slots = ref.STATE_SLOTS[optimiser]
+    weight_state = 0.05 * torch.randn(slots, units, inputs)
+    bias_state = 0.05 * torch.randn(slots, units) if bias else torch.zeros(0)
+    if slots == 2:
+        weight_state[1], bias_state[1:2] = weight_state[1].abs(), bias_state[1:2].abs()
+    if fresh:
+        weight_state.zero_(), bias_state.zero_()
+    return {
+        "weight_state": weight_state,
+        "bias_state": bias_state,
+        "step": torch.tensor(0 if fresh else 3),
+        "lr": torch.tensor(0.3, dtype=torch.float64),
+        "optimiser": optimiser,
+        "hyper": HYPER[optimiser],
+    }
+
+
+def step_arguments(
+    rows: int,
+    inputs: int,
+    units: int,
+    *,
+    optimiser: str = "adam",
+    variants: int = 0,
+    classes: int = 0,
+    peer: bool = False,
+    keep: bool = False,
+    row_weight: bool = True,
+    fresh: bool = False,
+    bias: bool = True,
+    **layer: Any,
+) -> dict[str, Any]:
+    """Arguments of layer_step_, or of shared_step_ with variants and classes (rows are images then)."""
+    a = layer_arguments(rows, inputs, units, bias=bias, **layer)
+    if variants:
+        a |= label_arguments(variants, rows, classes)
+        del a["x_norm"]
+    total = rows * max(variants, 1)
+    a |= state_arguments(units, inputs, optimiser, bias, fresh)
+    a |= {
+        "sign": signs(total),
+        "row_weight": torch.rand(total) / total if row_weight else None,
+        "peer_mean": torch.rand(units) if peer else None,
+        "peer_strength": 0.4 if peer else 0.0,
+        "peer_momentum": 0.7,
+        "threshold": 1.25,
+        "temperature": 0.7,
+        "keep": keep,
+    }
+    return a
+
+
+# ---------------------------------------------------------------- calls: (operation, reference)
+
+Call = Callable[..., dict[str, Any]]
+NAMES = ("h", "goodness", "scale", "h_norm")
+STEP_NAMES = (
+    "weight",
+    "bias",
+    "weight_state",
+    "bias_state",
+    "step",
+    "peer_mean",
+    "h",
+    "h_norm",
+    "stats",
+)
+
+
+def forward(**a: Any) -> dict[str, Any]:
+    return dict(zip(NAMES, ops.layer_forward(*a.values()), strict=True))
+
+
+def forward_reference(**a: Any) -> dict[str, Any]:
+    return dict(zip(NAMES, ref.layer_forward(**a), strict=True))
+
+
+def _outputs(fenced: Fenced, rows: int, units: int) -> list[Tensor]:
+    return [fenced.nan(rows, units), fenced.nan(rows), fenced.nan(rows), fenced.nan(rows)]
+
+
+def forward_in_place(**a: Any) -> dict[str, Any]:
+    fenced = Fenced()
+    out = _outputs(fenced, a["x"].shape[0], a["weight"].shape[0])
+    ops.layer_forward_(
+        a["x"], a["weight"], a["bias"], a["x_norm"], *out, a["norm"], a["eps"], a["goodness"]
+    )
+    fenced.check()
+    return dict(zip(NAMES, out, strict=True))
+
+
+def base(**a: Any) -> dict[str, Any]:
+    return dict(zip(("base", "rest_norm"), ops.shared_base(**a), strict=True))
+
+
+def base_reference(**a: Any) -> dict[str, Any]:
+    return dict(zip(("base", "rest_norm"), ref.shared_base(**a), strict=True))
+
+
+def variants(**a: Any) -> dict[str, Any]:
+    return dict(zip(NAMES, ops.shared_variants(**a), strict=True))
+
+
+def variants_reference(**a: Any) -> dict[str, Any]:
+    return dict(zip(NAMES, ref.shared_variants(**a), strict=True))
+
+
+def variants_in_place(**a: Any) -> dict[str, Any]:
+    fenced = Fenced()
+    out = _outputs(fenced, a["labels"].numel(), a["weight"].shape[0])
+    tensors = [a[k] for k in ("base", "rest_norm", "weight", "bias", "labels", "overlay")]
+    ops.shared_variants_(*tensors, *out, a["classes"], a["norm"], a["eps"], a["goodness"])
+    fenced.check()
+    return dict(zip(NAMES, out, strict=True))
+
+
+def loss(**a: Any) -> dict[str, Any]:
+    return dict(zip(("loss", "coef", "stats"), ops.local_loss(**a), strict=True))
+
+
+def loss_reference(**a: Any) -> dict[str, Any]:
+    return dict(zip(("loss", "coef", "stats"), ref.local_loss(**a), strict=True))
+
+
+def peer(**a: Any) -> dict[str, Any]:
+    fenced = Fenced()
+    mean = fenced.copy(a["mean"])
+    p = ops.peer_update_(a["h"], a["sign"], mean, a["strength"], a["momentum"])
+    fenced.check()
+    return {"p": p, "mean": mean}
+
+
+def peer_reference(**a: Any) -> dict[str, Any]:
+    return dict(zip(("p", "mean"), ref.peer_update(**a), strict=True))
+
+
+def gradient(**a: Any) -> dict[str, Any]:
+    name = "shared_grad" if "labels" in a else "layer_grad"
+    return dict(zip(("dweight", "dbias"), getattr(ops, name)(**a), strict=True))
+
+
+def gradient_reference(**a: Any) -> dict[str, Any]:
+    name = "shared_grad" if "labels" in a else "layer_grad"
+    return dict(zip(("dweight", "dbias"), getattr(ref, name)(**a), strict=True))
+
+
+def _trained(fenced: Fenced, a: dict[str, Any]) -> list[Tensor | None]:
+    """Fenced copies of weight, bias, weight_state, bias_state, step."""
+    names = ("weight", "bias", "weight_state", "bias_state", "step")
+    return [None if a[k] is None else fenced.copy(a[k].reshape(a[k].shape)) for k in names]
+
+
+def update(**a: Any) -> dict[str, Any]:
+    fenced = Fenced()
+    shared = "labels" in a
+    trained = _trained(fenced, a)
+    classes = a["classes"] if shared else 0
+    need = ops.update_workspace(a["x"].shape[0], a["x"].shape[1], a["weight"].shape[0], classes)
+    middle = [a["labels"], a["overlay"], classes] if shared else []
+    name = "shared_update_" if shared else "layer_update_"
+    result = getattr(ops, name)(
+        *(a[k] for k in ("x", "h", "scale", "coef")),
+        *middle,
+        a["sign"],
+        a["peer"],
+        *trained,
+        a["lr"],
+        fenced.nan(need),
+        a["goodness"],
+        a["optimiser"],
+        a["hyper"],
+    )
+    assert result is None
+    fenced.check()
+    return dict(zip(STEP_NAMES[:5], trained, strict=True))
+
+
+def update_reference(**a: Any) -> dict[str, Any]:
+    name = "shared_update" if "labels" in a else "layer_update"
+    return dict(zip(STEP_NAMES[:5], getattr(ref, name)(**a), strict=True))
+
+
+STATS_BEFORE = torch.arange(7, dtype=torch.float64)  # statistics are added to
+
+
+def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[str, Any]]:
+    """Name and positional arguments of layer_step_ / shared_step_, and what it writes."""
+    shared = "labels" in a
+    trained = _trained(fenced, a)
+    rows, units = a["sign"].shape[0], a["weight"].shape[0]
+    keep = [fenced.nan(rows, units), fenced.nan(rows)] if a["keep"] else [None, None]
+    mean = None if a["peer_mean"] is None else fenced.copy(a["peer_mean"])
+    stats = fenced.copy(STATS_BEFORE, 1)
+    count = a["labels"].shape[0] if shared else 1
+    classes = a["classes"] if shared else 0
+    need = ops.step_workspace(
+        a["x"].shape[0], a["x"].shape[1], units, classes, count, mean is not None, a["keep"]
+    )
+    head = [a["x"], a["labels"], a["overlay"], classes] if shared else [a["x"], a["x_norm"]]
+    settings = (
+        "norm",
+        "eps",
+        "goodness",
+        "threshold",
+        "temperature",
+        "peer_strength",
+        "peer_momentum",
+        "optimiser",
+        "hyper",
+    )
+    arguments = [
+        *head,
+        *trained,
+        a["lr"],
+        a["sign"],
+        a["row_weight"],
+        mean,
+        fenced.nan(need),
+        stats,
+        *keep,
+        *(a[k] for k in settings),
+    ]
+    written = dict(zip(STEP_NAMES, [*trained, mean, *keep, stats], strict=True))
+    return "shared_step_" if shared else "layer_step_", arguments, written
+
+
+def step(**a: Any) -> dict[str, Any]:
+    fenced = Fenced()
+    name, arguments, written = step_call(a, fenced)
+    assert getattr(ops, name)(*arguments) is None
+    fenced.check()
+    written["stats"] = written["stats"] - STATS_BEFORE
+    return written
+
+
+def step_reference(**a: Any) -> dict[str, Any]:
+    a = dict(a)
+    keep = a.pop("keep")
+    name = "shared_step" if "labels" in a else "layer_step"
+    result = getattr(ref, name)(**a)._asdict()
+    if not keep:
+        result["h"] = result["h_norm"] = None
+    if result["h"] is not None and result["h"].dtype != torch.float64:
+        result["h"] = result["h"].float()  # buffers of a step are float32, whatever x is
+    return result
+
+
+def predict(**a: Any) -> dict[str, Any]:
+    return {"goodness": ops.predict_goodness(**a)}
+
+
+def predict_reference(**a: Any) -> dict[str, Any]:
+    return {"goodness": ref.predict_goodness(**a)}
+
+
+def head(**a: Any) -> dict[str, Any]:
+    return {"logits": ops.head_forward(**a)}
+
+
+def head_reference(**a: Any) -> dict[str, Any]:
+    return {"logits": ref.head_forward(**a)}
+
+
+HEAD_NAMES = ("logits", *STEP_NAMES[:5], "stats")
+
+
+def head_step(**a: Any) -> dict[str, Any]:
+    fenced = Fenced()
+    trained = _trained(fenced, a)
+    before = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    stats = fenced.copy(before, 1)
+    settings = (a[k] for k in ("norm", "eps", "optimiser", "hyper"))
+    logits = ops.head_step_(
+        a["h"], a["h_norm"], a["labels"], *trained, a["lr"], stats, *settings
+    )
+    fenced.check()
+    return dict(zip(HEAD_NAMES, [logits, *trained, stats - before], strict=True))
+
+
+def head_step_reference(**a: Any) -> dict[str, Any]:
+    return dict(zip(HEAD_NAMES, ref.head_step(**a), strict=True))
+
+
+# ---------------------------------------------------------------- arguments of later operations
+
+
+def grad_arguments(a: dict[str, Any], peer: bool = False) -> dict[str, Any]:
+    """Arguments of layer_grad / shared_grad for the layer of step_arguments."""
+    shared = "labels" in a
+    plain = {k: a[k] for k in ("weight", "bias", "norm", "eps", "goodness")}
+    if shared:
+        rows = ref._variants(a["x"], a["labels"], a["classes"], a["overlay"])
+        h, g, scale, _ = ref.layer_forward(rows, x_norm=None, **plain)
+        h = h.to(a["x"].dtype)
+    else:
+        h, g, scale, _ = ref.layer_forward(a["x"], x_norm=a["x_norm"], **plain)
+    coef = ref.local_loss(g, a["sign"], a["row_weight"], a["threshold"], a["temperature"])[1]
+    result = {"x": a["x"], "h": h, "scale": scale, "coef": coef}
+    if shared:
+        result |= {k: a[k] for k in ("labels", "overlay", "classes")}
+    result["sign"] = a["sign"] if peer else None
+    result["peer"] = 0.2 * torch.randn(h.shape[1]) if peer else None
+    result["goodness"] = a["goodness"]
+    return result
+
+
+def update_arguments(a: dict[str, Any], peer: bool = False) -> dict[str, Any]:
+    trained = ("weight", "bias", "weight_state", "bias_state", "step", "lr", "optimiser", "hyper")
+    return grad_arguments(a, peer) | {k: a[k] for k in trained}
+
+
+def predict_arguments(
+    images: int,
+    sizes: list[int],
+    classes: int,
+    *,
+    bias: bool = True,
+    norm: str = "rms",
+    goodness: str = "mean_sq",
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    weights = [
+        (1.5 * torch.randn(m, k) / k**0.5).to(dtype)
+        for k, m in zip(sizes, sizes[1:], strict=False)
+    ]
+    return {
+        "x": torch.randn(images, sizes[0]).to(dtype),
+        "weights": weights,
+        "biases": [0.3 * torch.randn(w.shape[0]) if bias else None for w in weights],
+        "classes": classes,
+        "overlay": torch.tensor([1.3, 0.17]),
+        "norm": norm,
+        "eps": 1e-4,
+        "goodness": goodness,
+    }
+
+
+def head_arguments(
+    images: int, widths: list[int], classes: int, *, bias: bool = True, norm: str = "rms"
+) -> dict[str, Any]:
+    h = [torch.randn(images, width).relu() for width in widths]
+    return {
+        "h": h,
+        "h_norm": [part.norm(dim=1) for part in h],
+        "weight": torch.randn(classes, sum(widths)) / 5,
+        "bias": torch.randn(classes) if bias else None,
+        "norm": norm,
+        "eps": 1e-4,
+    }
+
+
+def head_step_arguments(
+    images: int, widths: list[int], classes: int, optimiser: str, **options: Any
+) -> dict[str, Any]:
+    a = head_arguments(images, widths, classes, **options)
+    a |= state_arguments(classes, sum(widths), optimiser, a["bias"] is not None)
+    a["labels"] = torch.randint(0, classes, (images,))
+    return a
+
+
+# ---------------------------------------------------------------- one sample call of every operation
+
+
+def _fresh(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.clone()
+
+
+def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
+    """Positional arguments of ffkern.ops.<name>, for checks that are not about values."""
+    shared = name.startswith("shared")
+    a = step_arguments(
+        6, 12, 5, variants=3 if shared else 0, classes=4 if shared else 0, peer=True, keep=True
+    )
+    kind = (a["norm"], a["eps"], a["goodness"])
+    outputs = [torch.zeros(s) for s in ((18, 5), (18,), (18,), (18,))] if shared else [
+        torch.zeros(s) for s in ((6, 5), (6,), (6,), (6,))
+    ]
+    x, weight, bias = a["x"].to(dtype), a["weight"], a["bias"]
+    label = [a["labels"], a["overlay"], a["classes"]] if shared else []
+    if name == "layer_forward":
+        return (x, weight, bias, None, *kind)
+    if name == "layer_forward_":
+        return (x, weight, bias, x.float().norm(dim=1), *outputs, *kind)
+    if name == "shared_base":
+        return (x, weight, 4)
+    if name in ("shared_variants", "shared_variants_"):
+        both = ref.shared_base(a["x"], weight, 4)
+        if name == "shared_variants":
+            return (both[0].to(dtype), both[1], weight, bias, *label, *kind)
+        return (both[0].to(dtype), both[1], weight, bias, *label[:2], *outputs, 4, *kind)
+    if name == "local_loss":
+        return (torch.randn(6), a["sign"], a["row_weight"], 0.5, 0.7)
+    if name == "peer_update_":
+        return (torch.rand(6, 5).to(dtype), a["sign"], a["peer_mean"], 0.4, 0.7)
+    if name in ("layer_grad", "shared_grad"):
+        g = grad_arguments(a, peer=True)
+        g["x"], g["h"] = g["x"].to(dtype), g["h"].to(dtype)
+        return tuple(g.values())
+    if name in ("layer_update_", "shared_update_"):
+        g = update_arguments(a, peer=True)
+        need = ops.update_workspace(6, 12, 5, 4 if shared else 0)
+        return (
+            g["x"].to(dtype),
+            g["h"].to(dtype),
+            g["scale"],
+            g["coef"],
+            *label,
+            *(g[k] for k in ("sign", "peer", "weight", "bias", "weight_state", "bias_state")),
+            *(g[k] for k in ("step", "lr")),
+            torch.zeros(need),
+            *(g[k] for k in ("goodness", "optimiser", "hyper")),
+        )
+    if name in ("layer_step_", "shared_step_"):
+        _, arguments, _ = step_call(a, Fenced())
+        arguments = [_fresh(t) if isinstance(t, Tensor) else t for t in arguments]
+        arguments = [t.nan_to_num() if isinstance(t, Tensor) else t for t in arguments]
+        return (x, *arguments[1:])
+    if name == "predict_goodness":
+        p = predict_arguments(5, [12, 7, 6], 3)
+        return (p["x"].to(dtype), *list(p.values())[1:])
+    labels = torch.randint(0, 4, (6,))
+    if name in ("overlay_label", "concat_label"):
+        return (x, torch.tensor([0, 1, -1, 3, 2, -1]), 4, torch.tensor([1.0, 0.1]))
+    if name == "wrong_labels":
+        return (labels, 4, torch.rand(6))
+    if name == "hard_labels":
+        return (torch.randn(6, 4).to(dtype), labels, torch.rand(6))
+    if name == "all_wrong_labels":
+        return (labels, 4)
+    if name == "head_forward":
+        p = head_arguments(6, [5, 3], 4)
+        return ([h.to(dtype) for h in p["h"]], *list(p.values())[1:])
+    if name == "head_step_":
+        p = head_step_arguments(6, [5, 3], 4, "adam")
+        return (
+            [h.to(dtype) for h in p["h"]],
+            p["h_norm"],
+            p["labels"],
+            *(p[k] for k in ("weight", "bias", "weight_state", "bias_state", "step", "lr")),
+            torch.zeros(3, dtype=torch.float64),
+            *(p[k] for k in ("norm", "eps", "optimiser", "hyper")),
+        )
+    raise KeyError(name)
+
+
+NO_TENSORS = {"step_workspace", "update_workspace", "cpu_path", "reset_cpu_path"}
+TENSOR_OPS = sorted(set(ops.SCHEMAS) - NO_TENSORS)
+WRITING_OPS = [name for name in TENSOR_OPS if "!" in ops.SCHEMAS[name]]

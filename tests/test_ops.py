@@ -1,0 +1,984 @@
+"""Every operation against its specification, ffkern.reference in float64."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import op_cases as cases
+import pytest
+import torch
+from op_cases import NORM_GOODNESS, SHAPES, TENSOR_OPS, Fenced, sample, shape_name
+from tolerance import check_parity, conditioning, to_double
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ffkern import ops
+from ffkern import reference as ref
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+OPTIMISERS = ("sgd", "ema", "adam", "adamw")
+LOW = (torch.bfloat16, torch.float16)
+PARITY: dict[str, list[str]] = {}
+
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=shape_name)
+every_kind = pytest.mark.parametrize(("norm", "goodness"), NORM_GOODNESS)
+every_optimiser = pytest.mark.parametrize("optimiser", OPTIMISERS)
+every_isa = pytest.mark.usefixtures("isa")
+storage = pytest.mark.parametrize("dtype", LOW, ids=str)
+
+
+def parity(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Records that a test compares these operations with the reference."""
+
+    def record(test: Callable[..., None]) -> Callable[..., None]:
+        for name in names:
+            PARITY.setdefault(name, []).append(test.__name__)
+        return test
+
+    return record
+
+
+def without(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {k: v for k, v in arguments.items() if k not in names}
+
+
+def equal(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """The same bits (NaN included)."""
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        if value is None:
+            assert b[name] is None
+        else:
+            assert torch.equal(value.view(torch.uint8) if value.dim() else value, bits(b[name])), name
+
+
+def bits(t: Tensor) -> Tensor:
+    return t.view(torch.uint8) if t.dim() else t
+
+
+# ------------------------------------------------------------------------------- completeness
+
+
+def test_every_operation_has_its_tests():
+    assert set(PARITY) == set(ops.SCHEMAS)
+    assert set(TENSOR_OPS) | cases.NO_TENSORS == set(ops.SCHEMAS)
+    assert set(ops.SCHEMAS) <= set(ops.__all__)
+    for name in TENSOR_OPS:
+        assert callable(getattr(ops, name))
+        sample(name)
+
+
+# ------------------------------------------------------------------------------------ forward
+
+
+@parity("layer_forward", "layer_forward_")
+@every_isa
+@every_kind
+@every_shape
+def test_layer_forward(shape, norm, goodness):
+    for bias, x_norm in ((True, False), (False, True)):
+        a = cases.layer_arguments(*shape, norm=norm, goodness=goodness, bias=bias, x_norm=x_norm)
+        got = check_parity(cases.forward, cases.forward_reference, a)
+        equal(cases.forward_in_place(**a), got)
+
+
+@every_isa
+@storage
+@pytest.mark.parametrize("shape", [(1, 7, 3), (13, 113, 65), (137, 200, 33)], ids=shape_name)
+def test_layer_forward_in_low_precision_storage(shape, dtype):
+    """float32 inside: h errs by its own rounding to storage, everything else not at all."""
+    a = cases.layer_arguments(*shape, dtype=dtype)
+    got = check_parity(cases.forward, cases.forward_reference, a)
+    wide = cases.forward(**{k: v.float() if k in ("x", "weight") else v for k, v in a.items()})
+    assert torch.equal(got["h"], wide["h"].to(dtype))
+    for name in ("goodness", "scale", "h_norm"):
+        assert torch.equal(got[name], wide[name]), name
+
+
+@parity("shared_base")
+@every_isa
+@pytest.mark.parametrize("shape", [(1, 2, 1), (13, 113, 65), (137, 200, 33)], ids=shape_name)
+@pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
+def test_shared_base(shape, dtype):
+    classes = min(10, shape[1] - 1)
+    a = cases.layer_arguments(*shape, dtype=dtype)
+    a = {"x": a["x"], "weight": a["weight"], "classes": classes}
+    first = check_parity(cases.base, cases.base_reference, a)
+    a["x"] = a["x"].clone()
+    a["x"][:, :classes] = float("nan")  # never read
+    equal(cases.base(**a), first)
+
+
+@parity("shared_variants", "shared_variants_")
+@every_isa
+@every_kind
+@pytest.mark.parametrize("count", [1, 2, 3, 10])
+def test_shared_variants(count, norm, goodness):
+    for images, inputs, units, classes, bias in ((1, 3, 1, 2, True), (29, 67, 45, 10, False)):
+        layer = cases.layer_arguments(images, inputs, units, norm=norm, bias=bias)
+        base, rest_norm = ref.shared_base(layer["x"], layer["weight"], classes)
+        a = {"base": base, "rest_norm": rest_norm, "weight": layer["weight"], "bias": layer["bias"]}
+        a |= cases.label_arguments(count, images, classes)
+        a |= {"norm": norm, "eps": 1e-4, "goodness": goodness}
+        if goodness == "sum_abs" or norm != "none" or True:
+            got = check_parity(cases.variants, cases.variants_reference, a)
+        equal(cases.variants_in_place(**a), got)
+
+
+@pytest.mark.usefixtures("own_gemm")
+@every_shape
+def test_layer_forward_with_the_own_product(shape):
+    check_parity(cases.forward, cases.forward_reference, cases.layer_arguments(*shape))
+
+
+# --------------------------------------------------------------------------------------- loss
+
+
+@parity("local_loss")
+@pytest.mark.parametrize("rows", [0, 1, 2, 113])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_local_loss(rows, weighted):
+    a = {
+        "goodness": 5 * torch.randn(rows),
+        "sign": cases.signs(rows),
+        "row_weight": torch.rand(rows) if weighted else None,
+        "threshold": 1.25,
+        "temperature": 0.7,
+    }
+    got = check_parity(cases.loss, cases.loss_reference, a)
+    assert bool((got["coef"][a["sign"] == 0] == 0).all())
+
+
+def test_local_loss_far_from_the_threshold():
+    """log(1 + exp(l)) overflows from l = 88.7 on; the loss does not, and tails keep their digits."""
+    goodness = torch.tensor([1e4, -1e4, 1e30, -1e30, 200.0, -200.0, 60.0, -60.0]).repeat(2)
+    a = {
+        "goodness": goodness,
+        "sign": torch.ones(16).index_fill(0, torch.arange(8), -1),
+        "row_weight": None,
+        "threshold": 2.0,
+        "temperature": 1.0,
+    }
+    got = check_parity(cases.loss, cases.loss_reference, a)
+    exact = ref.local_loss(goodness.double(), a["sign"], None, 2.0, 1.0)[1]
+    assert torch.allclose(got["coef"].double(), exact, rtol=1e-6, atol=0.0)
+    assert float(got["coef"][7]) != 0.0  # exp(-62) / 16
+
+
+def test_a_row_that_takes_no_part_has_no_part():
+    a = {"goodness": torch.randn(9), "sign": cases.signs(9), "row_weight": torch.rand(9)}
+    a["sign"][4] = 0
+    a |= {"threshold": 1.0, "temperature": 1.0}
+    before = cases.loss(**a)
+    a["goodness"][4] = float("nan")
+    a["row_weight"][4] = float("inf")
+    equal(cases.loss(**a), before)
+
+
+# --------------------------------------------------------------------------------------- peer
+
+
+@parity("peer_update_")
+@every_isa
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (137, 65), (512, 300)], ids=shape_name)
+@pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
+def test_peer_update(shape, dtype):
+    a = {
+        "h": torch.randn(*shape).relu().to(dtype),
+        "sign": cases.signs(shape[0]),
+        "mean": torch.rand(shape[1]),
+        "strength": 0.3,
+        "momentum": 0.8,
+    }
+    check_parity(cases.peer, cases.peer_reference, a)
+
+
+def test_peer_update_without_a_positive_row():
+    a = {"h": torch.rand(4, 5), "sign": torch.tensor([-1.0, 0, -1, 0]), "mean": torch.rand(5)}
+    got = cases.peer(**a, strength=0.3, momentum=0.8)
+    assert torch.equal(got["mean"], a["mean"])
+    assert torch.equal(got["p"], torch.zeros(5))
+
+
+# ------------------------------------------------------------------------- gradient and update
+
+
+@parity("layer_grad")
+@every_isa
+@every_kind
+@every_shape
+def test_layer_grad(shape, norm, goodness):
+    for peer in (False, True):
+        a = cases.step_arguments(*shape, norm=norm, goodness=goodness)
+        a = cases.grad_arguments(a, peer)
+        check_parity(cases.gradient, cases.gradient_reference, a, draws=2)
+
+
+@every_isa
+@storage
+def test_layer_grad_of_low_precision_storage(dtype):
+    a = cases.grad_arguments(cases.step_arguments(53, 70, 41), peer=True)
+    a["x"], a["h"] = a["x"].to(dtype), a["h"].to(dtype)
+    check_parity(cases.gradient, cases.gradient_reference, a)
+
+
+SHARED = [(1, 3, 1, 2, 1), (9, 40, 17, 10, 2), (37, 113, 65, 10, 3), (23, 64, 33, 3, 10)]
+every_shared = pytest.mark.parametrize("shape", SHARED, ids=shape_name)
+
+
+def shared_arguments(shape: tuple[int, ...], **options: Any) -> dict[str, Any]:
+    images, inputs, units, classes, variants = shape
+    return cases.step_arguments(
+        images, inputs, units, classes=classes, variants=variants, **options
+    )
+
+
+@parity("shared_grad")
+@every_isa
+@every_kind
+@every_shared
+def test_shared_grad(shape, norm, goodness):
+    for peer in (False, True):
+        a = shared_arguments(shape, norm=norm, goodness=goodness)
+        a = cases.grad_arguments(a, peer)
+        check_parity(cases.gradient, cases.gradient_reference, a, draws=2)
+
+
+@parity("layer_update_", "shared_update_", "update_workspace")
+@every_isa
+@every_optimiser
+@pytest.mark.parametrize("shape", [(1, 7, 3), (13, 113, 65), (64, 784, 500)], ids=shape_name)
+def test_layer_update(shape, optimiser):
+    for peer, bias in ((False, True), (True, False)):
+        a = cases.step_arguments(*shape, optimiser=optimiser, bias=bias)
+        check_parity(cases.update, cases.update_reference, cases.update_arguments(a, peer), 2)
+        if shape[1] > 10:
+            a = shared_arguments((*shape, 10, 2), optimiser=optimiser, bias=bias)
+            check_parity(cases.update, cases.update_reference, cases.update_arguments(a, peer), 2)
+
+
+# --------------------------------------------------------------------------------------- step
+
+
+@parity("layer_step_", "step_workspace")
+@every_isa
+@every_optimiser
+@every_shape
+def test_layer_step(shape, optimiser):
+    """Bias, peer term, kept activities, row weights and known norms, each on and off."""
+    for on in (False, True):
+        a = cases.step_arguments(
+            *shape,
+            optimiser=optimiser,
+            peer=on,
+            keep=not on,
+            bias=on,
+            row_weight=on,
+            x_norm=not on,
+        )
+        check_parity(cases.step, cases.step_reference, a, draws=2)
+
+
+@every_isa
+@every_kind
+@pytest.mark.parametrize("shape", [(1, 7, 3), (137, 200, 33)], ids=shape_name)
+def test_layer_step_of_every_kind(shape, norm, goodness):
+    for on in (False, True):
+        a = cases.step_arguments(
+            *shape, optimiser="sgd", norm=norm, goodness=goodness, peer=on, keep=on
+        )
+        check_parity(cases.step, cases.step_reference, a, draws=2)
+
+
+@parity("shared_step_")
+@every_isa
+@every_optimiser
+@every_shared
+def test_shared_step(shape, optimiser):
+    for keep in (False, True):
+        for peer in (False, True):
+            a = shared_arguments(
+                shape, optimiser=optimiser, peer=peer, keep=keep, bias=keep, row_weight=peer
+            )
+            check_parity(cases.step, cases.step_reference, a, draws=2)
+
+
+@every_isa
+@every_kind
+def test_shared_step_of_every_kind(norm, goodness):
+    for peer in (False, True):
+        a = shared_arguments(
+            (23, 64, 33, 3, 10), optimiser="sgd", norm=norm, goodness=goodness, peer=peer
+        )
+        check_parity(cases.step, cases.step_reference, a, draws=2)
+
+
+@every_isa
+@every_optimiser
+def test_first_step_from_empty_state(optimiser):
+    a = cases.step_arguments(13, 113, 65, optimiser=optimiser, fresh=True)
+    check_parity(cases.step, cases.step_reference, a)
+    a = shared_arguments((9, 40, 17, 10, 2), optimiser=optimiser, fresh=True)
+    check_parity(cases.step, cases.step_reference, a)
+
+
+@every_isa
+@storage
+@pytest.mark.parametrize("variants", [0, 3])
+def test_step_on_low_precision_inputs(dtype, variants):
+    """x rounded first; the step itself, kept activities included, is float32."""
+    a = cases.step_arguments(
+        29, 67, 45, variants=variants, classes=10 if variants else 0, keep=True
+    )
+    a["x"] = a["x"].to(dtype).float()
+    check_parity(lambda x, **rest: cases.step(x=x.to(dtype), **rest), cases.step_reference, a)
+
+
+@every_isa
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("variants", [0, 2])
+def test_step_in_several_chunks_of_rows(keep, variants):
+    """rows * units beyond 4 Mi floats: the products run chunk by chunk and add up."""
+    images = 2600
+    a = cases.step_arguments(
+        images,
+        5,
+        1700,
+        optimiser="sgd",
+        variants=variants,
+        classes=3 if variants else 0,
+        keep=keep,
+        row_weight=False,
+    )
+    assert images * 1700 > 4 << 20
+    check_parity(cases.step, cases.step_reference, a, draws=1)
+
+
+def test_step_of_many_rows_with_peer_term():
+    a = cases.step_arguments(2600, 5, 1700, optimiser="sgd", peer=True)
+    check_parity(cases.step, cases.step_reference, a, draws=1)
+
+
+@every_isa
+@pytest.mark.parametrize("shape", [(3, 2000, 2200), (2, 300000, 19)], ids=shape_name)
+def test_step_in_several_blocks_of_units(shape):
+    """units * inputs beyond 4 Mi floats: gradient and update run block by block."""
+    check_parity(
+        cases.step,
+        cases.step_reference,
+        cases.step_arguments(*shape, optimiser="ema"),
+        draws=1,
+    )
+
+
+@pytest.mark.usefixtures("own_gemm")
+@every_isa
+@every_shape
+def test_step_with_the_own_product(shape):
+    check_parity(cases.step, cases.step_reference, cases.step_arguments(*shape), draws=2)
+    if shape[1] > 2:
+        a = shared_arguments((*shape, 2, 3), keep=True)
+        check_parity(cases.step, cases.step_reference, a, draws=2)
+
+
+@pytest.mark.usefixtures("own_gemm")
+def test_chunks_and_blocks_with_the_own_product():
+    for shape in ((2600, 5, 1700), (3, 2000, 2200)):
+        a = cases.step_arguments(*shape, optimiser="sgd")
+        check_parity(cases.step, cases.step_reference, a, draws=1)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_step_on_any_number_of_threads(count):
+    torch.set_num_threads(count)
+    for shape in ((137, 200, 333), (2, 500, 70)):
+        a = cases.step_arguments(*shape, peer=True, keep=True)
+        check_parity(cases.step, cases.step_reference, a)
+        check_parity(
+            cases.step, cases.step_reference, shared_arguments((*shape, 10, 3), peer=True)
+        )
+
+
+# ----------------------------------------------------------------------- prediction, labels, head
+
+
+@parity("predict_goodness")
+@every_isa
+@every_kind
+@pytest.mark.parametrize("sizes", [[20, 9], [20, 9, 13], [67, 33, 17, 5]], ids=shape_name)
+def test_predict_goodness(sizes, norm, goodness):
+    for images, bias in ((1, True), (137, False)):
+        a = cases.predict_arguments(
+            images, sizes, 10, norm=norm, goodness=goodness, bias=bias
+        )
+        check_parity(cases.predict, cases.predict_reference, a)
+
+
+@every_isa
+@storage
+def test_predict_goodness_of_low_precision_storage(dtype):
+    """Activities between layers stay float32 here: no worse than the reference, which rounds them."""
+    check_parity(
+        cases.predict,
+        cases.predict_reference,
+        cases.predict_arguments(23, [40, 19, 7], 10, dtype=dtype),
+    )
+
+
+@pytest.mark.usefixtures("own_gemm")
+def test_predict_goodness_with_the_own_product():
+    a = cases.predict_arguments(70, [67, 33, 17], 10)
+    check_parity(cases.predict, cases.predict_reference, a)
+
+
+@parity("overlay_label", "concat_label")
+@pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
+@pytest.mark.parametrize(("rows", "inputs", "classes"), [(1, 1, 1), (7, 10, 10), (33, 70, 3)])
+def test_labels_in_the_input(rows, inputs, classes, dtype):
+    x = torch.randn(rows, inputs).to(dtype)
+    labels = torch.randint(-1, classes, (rows,))
+    overlay = torch.tensor([1.7, 0.3])
+    for name in ("overlay_label", "concat_label"):
+        before = x.clone()
+        got = getattr(ops, name)(x, labels, classes, overlay)
+        want = getattr(ref, name)(x, labels, classes, overlay)
+        assert got.dtype == dtype
+        assert torch.equal(got, want), name
+        assert torch.equal(x, before)
+        assert got.data_ptr() != x.data_ptr()
+
+
+LARGEST_U = 1 - 2**-24
+
+
+@parity("wrong_labels")
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+def test_wrong_labels(classes):
+    labels = torch.randint(0, classes, (4000,))
+    u = torch.rand(4000)
+    u[:1000], u[1000:2000] = LARGEST_U, 0.0
+    got = ops.wrong_labels(labels, classes, u)
+    assert torch.equal(got, ref.wrong_labels(labels, classes, u))
+    assert not bool((got == labels).any())
+    assert int(got.min()) >= 0
+    assert int(got.max()) < classes
+    if classes <= 10:  # a uniform draw reaches every wrong class
+        drawn = ((got - labels - 1) % classes)[2000:]
+        assert set(drawn.tolist()) == set(range(classes - 1))
+
+
+@parity("hard_labels")
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
+def test_hard_labels(classes, dtype):
+    rows = 3000
+    logits = (3 * torch.randn(rows, classes)).to(dtype)
+    labels, u = torch.randint(0, classes, (rows,)), torch.rand(rows)
+    u[:100], u[100:200] = LARGEST_U, 0.0
+    got = ops.hard_labels(logits, labels, u)
+    assert not bool((got == labels).any())
+    want = ref.hard_labels(logits.double(), labels, u.double())
+    # A draw may fall on the other side of a step of the cumulative sum by rounding alone.
+    others = logits.double().masked_fill(torch.nn.functional.one_hot(labels, classes).bool(), -torch.inf)
+    cumulative = others.softmax(1).cumsum(1)
+    distance = (cumulative - u.double()[:, None]).abs().amin(1)
+    sure = distance > 1e-6
+    assert int(sure.sum()) > 0.9 * (rows - 200)
+    assert torch.equal(got[sure], want[sure])
+
+
+def test_hard_labels_follow_the_probabilities():
+    rows = 40000
+    logits = torch.tensor([0.0, 1.0, 5.0, 2.0]).expand(rows, 4)
+    got = ops.hard_labels(logits, torch.full((rows,), 2), torch.rand(rows))
+    share = torch.bincount(got, minlength=4) / rows
+    want = torch.tensor([0.0, 1.0, -torch.inf, 2.0]).softmax(0)
+    assert float((share - want).abs().max()) < 5 * 0.5 / rows**0.5  # five standard deviations
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [0.0, 500.0, -300.0, -310.0],  # certain of the true class: the rest must not underflow
+        [0.0, 0.0, -1e30, -1e30],
+        [float("-inf"), 3.0, 2.0, float("-inf")],
+        [float("nan"), 1.0, 2.0, 3.0],
+        [float("inf"), 1.0, 2.0, 3.0],
+        [float("-inf"), 1.0, float("-inf"), float("-inf")],
+        [1.0, float("nan"), 2.0, 3.0],
+        [1.0, float("inf"), 2.0, 3.0],
+    ],
+    ids=str,
+)
+def test_hard_labels_at_the_edges(row):
+    u = torch.tensor([0.0, 0.3, 0.7, LARGEST_U])
+    logits = torch.tensor(row).expand(4, 4)
+    labels = torch.ones(4, dtype=torch.int64)
+    got = ops.hard_labels(logits, labels, u)
+    assert torch.equal(got, ref.hard_labels(logits.double(), labels, u.double()))
+
+
+@parity("all_wrong_labels")
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_all_wrong_labels(classes):
+    labels = torch.randint(0, classes, (57,))
+    got = ops.all_wrong_labels(labels, classes)
+    assert torch.equal(got, ref.all_wrong_labels(labels, classes))
+    everything = torch.cat((labels[None], got)).sort(0).values
+    assert torch.equal(everything, torch.arange(classes)[:, None].expand(classes, 57))
+
+
+HEADS = [(1, [1], 1), (7, [5, 3], 4), (137, [65, 33, 1], 10)]
+
+
+@parity("head_forward")
+@every_isa
+@pytest.mark.parametrize("shape", HEADS, ids=str)
+@pytest.mark.parametrize("norm", ref.NORMS)
+def test_head_forward(shape, norm):
+    for bias in (True, False):
+        a = cases.head_arguments(*shape, bias=bias, norm=norm)
+        check_parity(cases.head, cases.head_reference, a)
+
+
+@parity("head_step_")
+@every_isa
+@pytest.mark.parametrize("shape", HEADS, ids=str)
+@every_optimiser
+def test_head_step(shape, optimiser):
+    for bias, norm in ((True, "rms"), (False, "none")):
+        a = cases.head_step_arguments(*shape, optimiser, bias=bias, norm=norm)
+        check_parity(cases.head_step, cases.head_step_reference, a)
+
+
+def test_head_step_with_huge_logits():
+    a = cases.head_step_arguments(9, [5, 3], 4, "sgd")
+    a["weight"] = a["weight"] * 1e4
+    check_parity(cases.head_step, cases.head_step_reference, a)
+
+
+@parity("cpu_path", "reset_cpu_path")
+def test_cpu_path(isa, monkeypatch):
+    assert ops.cpu_path().split(";")[0] == isa
+    monkeypatch.setenv("FFKERN_CPU_ISA", "mmx")
+    with pytest.raises(RuntimeError, match=r"FFKERN_CPU_ISA is 'mmx'.*portable"):
+        ops.reset_cpu_path()
+    monkeypatch.setenv("FFKERN_CPU_ISA", "portable")
+    assert ops.reset_cpu_path().startswith("portable;")
+    monkeypatch.setenv("FFKERN_GEMM", "magic")
+    with pytest.raises(RuntimeError, match=r"FFKERN_GEMM is 'magic'; expected 'blas' or 'own'"):
+        ops.reset_cpu_path()
+
+
+# -------------------------------------------------------------------------------- memory layout
+
+
+def strided(a: dict[str, Any], fenced: Fenced) -> dict[str, Any]:
+    """The same arguments as views into larger buffers, every one at an odd offset, matrices with a
+    row pitch."""
+    result: dict[str, Any] = {}
+    for name, value in a.items():
+        if isinstance(value, list) and isinstance(value[0], Tensor):
+            result[name] = [fenced.copy(v, 5, v.shape[-1] + 7) for v in value]
+        elif isinstance(value, Tensor):
+            result[name] = fenced.copy(value, 5, value.shape[-1] + 7 if value.dim() == 2 else 0)
+        else:
+            result[name] = value
+    return result
+
+
+def layouts() -> list[tuple[str, Any, dict[str, Any]]]:
+    step = cases.step_arguments(21, 34, 19, peer=True, keep=True)
+    shared = shared_arguments((11, 34, 19, 10, 3), peer=True, keep=True)
+    base = cases.base(x=shared["x"], weight=shared["weight"], classes=10)
+    variants = base | {k: shared[k] for k in ("weight", "bias", "labels", "overlay", "classes")}
+    variants |= {"norm": "rms", "eps": 1e-4, "goodness": "sum_sq"}
+    peer = {"h": torch.rand(21, 19), "sign": step["sign"], "mean": torch.rand(19)}
+    head = cases.head_step_arguments(21, [9, 6], 5, "adam")
+    return [
+        ("forward", cases.forward, cases.layer_arguments(21, 34, 19, x_norm=True)),
+        ("base", cases.base, {"x": shared["x"], "weight": shared["weight"], "classes": 10}),
+        ("variants", cases.variants, variants),
+        ("peer", cases.peer, peer | {"strength": 0.2, "momentum": 0.9}),
+        ("layer_grad", cases.gradient, cases.grad_arguments(step, True)),
+        ("shared_grad", cases.gradient, cases.grad_arguments(shared, True)),
+        ("layer_update", cases.update, cases.update_arguments(step, True)),
+        ("shared_update", cases.update, cases.update_arguments(shared, True)),
+        ("layer_step", cases.step, step),
+        ("shared_step", cases.step, shared),
+        ("predict", cases.predict, cases.predict_arguments(21, [34, 19, 7], 10)),
+        ("head", cases.head, {k: head[k] for k in ("h", "h_norm", "weight", "bias", "norm", "eps")}),
+        ("head_step", cases.head_step, head),
+    ]
+
+
+@every_isa
+def test_views_give_the_same_bits_and_nothing_else_is_touched():
+    """Odd offsets and row pitches: the same bits, repeated, and the memory around is left alone."""
+    for name, call, arguments in layouts():
+        plain = call(**arguments)
+        fenced = Fenced()
+        views = strided(arguments, fenced)
+        before = {k: v.clone() for k, v in views.items() if isinstance(v, Tensor)}
+        for _ in range(2):
+            again = call(**views)
+            for key, value in plain.items():
+                assert (value is None) == (again[key] is None)
+                if value is not None:
+                    # another alignment may send BLAS down another path: rounding only
+                    assert torch.allclose(value, again[key], rtol=2e-5, atol=2e-5), (name, key)
+        equal(call(**views), again)
+        for key, value in before.items():
+            assert torch.equal(views[key], value), (name, key)
+        fenced.check()
+
+
+def test_views_obey_the_same_bound():
+    a = cases.layer_arguments(37, 50, 41)
+    for x, weight, units in [
+        (a["x"][::2, 3:33], a["weight"][:, 3:33], 41),
+        (a["x"][1:, :20], a["weight"][5:, 30:], 36),
+        (a["x"][:1].expand(20, -1), a["weight"], 41),
+        (a["x"][:, :1].expand(-1, 50), a["weight"], 41),
+        (a["x"].t()[:, :20], a["weight"][:, :20], 41),
+        (a["x"][:, :41], a["weight"][:, :41].t(), 41),
+        (a["x"].flip(0)[:, 9:], a["weight"][:, 9:], 41),
+    ]:
+        view = a | {"x": x, "weight": weight, "bias": a["bias"][:units]}
+        check_parity(cases.forward, cases.forward_reference, view)
+
+
+def test_expanded_and_transposed_inputs_of_a_step():
+    a = cases.step_arguments(24, 24, 17, peer=True)
+    for x in (a["x"].t(), a["x"][:1].expand(24, -1), a["x"][:, :1].expand(-1, 24)):
+        check_parity(cases.step, cases.step_reference, a | {"x": x})
+    a = cases.step_arguments(24, 24, 17, row_weight=False)
+    a |= {"sign": torch.ones(1).expand(24), "row_weight": torch.full((1,), 0.1).expand(24)}
+    check_parity(cases.step, cases.step_reference, a)
+    a = shared_arguments((24, 24, 17, 5, 2))
+    a |= {"x": a["x"].t(), "labels": a["labels"].t().contiguous().t()}
+    check_parity(cases.step, cases.step_reference, a)
+    a |= {"labels": a["labels"][:1].expand(2, -1), "sign": a["sign"].flip(0)}
+    check_parity(cases.step, cases.step_reference, a)
+
+
+# ------------------------------------------------------------------------------- edges of the data
+
+
+@every_isa
+def test_no_rows():
+    def empty(arguments: dict[str, Any], call: Any, reference: Any) -> dict[str, Any]:
+        got, want = call(**arguments), reference(**arguments)
+        for name, value in want.items():
+            assert got[name].shape == value.shape, name
+            assert got[name].dtype == value.dtype, name
+            assert torch.equal(got[name], value), name
+        return got
+
+    a = cases.layer_arguments(0, 9, 4)
+    empty(a, cases.forward, cases.forward_reference)
+    cases.forward_in_place(**a)
+    s = cases.step_arguments(0, 9, 4)
+    gradient = empty(cases.grad_arguments(s), cases.gradient, cases.gradient_reference)
+    assert float(gradient["dweight"].abs().max()) == 0
+    shared = shared_arguments((0, 9, 4, 3, 2))
+    empty(cases.grad_arguments(shared), cases.gradient, cases.gradient_reference)
+    base = {"x": a["x"], "weight": a["weight"], "classes": 3}
+    both = empty(base, cases.base, cases.base_reference)
+    variants = both | {k: shared[k] for k in ("weight", "bias", "labels", "overlay", "classes")}
+    variants |= {"norm": "l2", "eps": 0.0, "goodness": "sum_sq"}
+    empty(variants, cases.variants, cases.variants_reference)
+    empty(cases.predict_arguments(0, [9, 4, 3], 5), cases.predict, cases.predict_reference)
+    empty(cases.head_arguments(0, [9, 4], 5), cases.head, cases.head_reference)
+    none = torch.zeros(0, dtype=torch.int64)
+    overlay = torch.ones(2)
+    assert ops.overlay_label(a["x"], none, 3, overlay).shape == (0, 9)
+    assert ops.concat_label(a["x"], none, 3, overlay).shape == (0, 12)
+    assert ops.wrong_labels(none, 3, torch.zeros(0)).shape == (0,)
+    assert ops.hard_labels(torch.zeros(0, 3), none, torch.zeros(0)).shape == (0,)
+    assert ops.all_wrong_labels(none, 3).shape == (2, 0)
+    peer = cases.peer(h=torch.zeros(0, 4), sign=torch.zeros(0), mean=torch.ones(4), strength=1.0, momentum=0.5)
+    assert torch.equal(peer["mean"], torch.ones(4))
+    assert torch.equal(peer["p"], torch.zeros(4))
+
+
+@every_isa
+@pytest.mark.parametrize("norm", ref.NORMS)
+def test_zero_rows(norm):
+    """r = 1/eps and h = relu(bias), exactly; no part in dW, exactly; its part in db."""
+    a = cases.step_arguments(9, 14, 11, optimiser="sgd", norm=norm, eps=2.0**-12)
+    a["x"][2] = a["x"][5] = 0
+    got = check_parity(
+        cases.forward,
+        cases.forward_reference,
+        {k: a[k] for k in ("x", "weight", "bias", "x_norm", "norm", "eps", "goodness")},
+    )
+    assert float(got["scale"][2]) == (1.0 if norm == "none" else 2.0**12)
+    assert torch.equal(got["h"][2], a["bias"].relu())
+    check_parity(cases.step, cases.step_reference, a)
+
+    g = cases.grad_arguments(a)
+    g["coef"] = torch.zeros(9)
+    g["coef"][2] = 1.5
+    gradient = check_parity(cases.gradient, cases.gradient_reference, g)
+    assert bool((gradient["dweight"] == 0).all())
+    assert float(gradient["dbias"].abs().max()) > 0
+
+
+@every_isa
+def test_all_rows_zero_moves_no_weight():
+    a = cases.step_arguments(6, 14, 11, optimiser="ema", fresh=True, eps=1e-8)
+    a["x"] = torch.zeros_like(a["x"])
+    a["hyper"] = [0.9, 0.0, 0.0, 0.0]
+    got = cases.step(**a)
+    assert torch.equal(got["weight"], a["weight"])
+    assert bool((got["weight_state"] == 0).all())
+    assert not torch.equal(got["bias"], a["bias"])
+
+
+@every_isa
+@pytest.mark.parametrize("norm", ref.NORMS)
+@pytest.mark.parametrize("magnitude", [1e15, 1e-15, 1e30, 1e-30])
+def test_huge_and_tiny_values(magnitude, norm):
+    """Squares leave float32 beyond about 1e19 and below 1e-23: the norm is then infinite (r = 0) or 0
+    (r = 1/eps), as it is for the reference in float32; within, the exact bound holds."""
+    a = cases.layer_arguments(7, 33, 21, norm=norm, goodness="sum_abs")
+    a["x"] = a["x"] / 3 * magnitude
+    if magnitude in (1e15, 1e-15):
+        check_parity(cases.forward, cases.forward_reference, a)
+    got, plain = cases.forward(**a), cases.forward_reference(**a)
+    for name, value in plain.items():
+        assert torch.equal(got[name].isfinite(), value.isfinite()), name
+        if value.isfinite().all():
+            size = float(value.abs().max())
+            assert torch.allclose(got[name], value, rtol=1e-4, atol=1e-5 * size), name
+    if norm != "none" and magnitude == 1e30:
+        assert bool((got["scale"] == 0).all())
+        assert torch.equal(got["h"], a["bias"].relu().expand(7, -1))
+
+
+@every_isa
+@pytest.mark.parametrize("norm", ref.NORMS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_bad_row_stays_alone(norm, value):
+    a = cases.layer_arguments(37, 29, 21, norm=norm)
+    clean = cases.forward(**a)
+    a["x"][17, 5] = value
+    got = cases.forward(**a)
+    others = torch.arange(37) != 17
+    for name, before in clean.items():
+        assert torch.equal(got[name][others], before[others]), name
+    if value != value or norm != "none":
+        assert bool(got["h"][17].isnan().all())
+        assert bool(got["goodness"][17].isnan())
+        assert bool(got["h_norm"][17].isnan())
+    else:
+        want = cases.forward_reference(**a)
+        assert torch.equal(got["h"][17].isinf(), want["h"][17].isinf())
+        assert float(got["goodness"][17]) == float("inf")
+
+
+@every_isa
+def test_a_bad_image_stays_alone_in_shared_variants_and_prediction():
+    a = shared_arguments((12, 29, 21, 5, 3))
+    p = cases.predict_arguments(12, [29, 21, 9], 5)
+    clean, clean_predict = [], cases.predict(**p)["goodness"]
+    others = torch.arange(12) != 7
+    for bad in (False, True):
+        if bad:
+            a["x"][7, 20] = float("nan")
+            p["x"][7, 20] = float("nan")
+        base, rest = ops.shared_base(a["x"], a["weight"], 5)
+        out = ops.shared_variants(
+            base, rest, a["weight"], a["bias"], a["labels"], a["overlay"], 5, "rms", 1e-4, "mean_sq"
+        )
+        clean.append(out)
+    for before, after in zip(*clean, strict=True):
+        rows = others.repeat(3)
+        assert torch.equal(before[rows], after[rows])
+    assert bool(clean[1][0][~others.repeat(3)].isnan().all())
+    after = cases.predict(**p)["goodness"]
+    assert torch.equal(after[:, others], clean_predict[:, others])
+    assert bool(after[:, 7].isnan().all())
+
+
+@every_isa
+@pytest.mark.parametrize("variants", [0, 2])
+def test_rows_with_sign_0_change_nothing(variants):
+    """However large they are: the step is that of the other rows with the same weights."""
+    a = cases.step_arguments(
+        24, 30, 17, peer=True, variants=variants, classes=4 if variants else 0, row_weight=True
+    )
+    a["sign"] = a["sign"].reshape(max(variants, 1), 24)
+    a["sign"][:, 20:] = 0
+    a["sign"] = a["sign"].reshape(-1)
+    before = cases.step(**a)
+    a["x"] = a["x"].clone()
+    a["x"][20:] *= -7
+    after = cases.step(**a)
+    for name in ("weight", "bias", "weight_state", "bias_state", "peer_mean", "stats"):
+        assert torch.equal(before[name], after[name]), name
+
+
+def test_one_class():
+    a = shared_arguments((9, 14, 11, 1, 2))
+    check_parity(cases.step, cases.step_reference, a)
+    check_parity(cases.predict, cases.predict_reference, cases.predict_arguments(9, [14, 11, 5], 1))
+    check_parity(cases.head_step, cases.head_step_reference, cases.head_step_arguments(9, [5], 1, "sgd"))
+
+
+# -------------------------------------------------------------------------- dispatcher: fake, opcheck
+
+
+def tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [t for part in value or () for t in tensors(part)]
+
+
+def to_fake(mode: FakeTensorMode, value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return mode.from_tensor(value)
+    if isinstance(value, list):
+        return [to_fake(mode, part) for part in value]
+    return value
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", TENSOR_OPS)
+def test_fake(name, dtype):
+    """Shapes, dtypes, strides and devices that torch.compile is told are those that come."""
+    arguments = sample(name, dtype)
+    with FakeTensorMode() as mode:
+        fake = getattr(ops, name)(*(to_fake(mode, value) for value in arguments))
+    real = getattr(ops, name)(*arguments)
+    assert len(tensors(fake)) == len(tensors(real))
+    for a, b in zip(tensors(fake), tensors(real), strict=True):
+        assert (a.shape, a.dtype, a.stride(), a.device) == (b.shape, b.dtype, b.stride(), b.device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", TENSOR_OPS)
+def test_opcheck(name, dtype):
+    torch.use_deterministic_algorithms(False)
+    torch.library.opcheck(getattr(torch.ops.ffkern, name).default, sample(name, dtype))
+
+
+@pytest.mark.parametrize("name", ["layer_forward", "local_loss"])
+def test_opcheck_with_gradients(name):
+    torch.use_deterministic_algorithms(False)
+    arguments = [
+        a.requires_grad_() if isinstance(a, Tensor) and i < 3 else a
+        for i, a in enumerate(sample(name))
+    ]
+    if name == "local_loss":
+        arguments[1].requires_grad_(False), arguments[2].requires_grad_(False)
+    torch.library.opcheck(getattr(torch.ops.ffkern, name).default, tuple(arguments))
+
+
+@pytest.mark.parametrize("name", cases.WRITING_OPS)
+def test_in_place_operations_bump_versions(name):
+    """Of everything they write and of nothing else: a backward() that needs old values has to raise."""
+    op = getattr(torch.ops.ffkern, name).default
+    arguments = sample(name)
+    versions = [a._version if isinstance(a, Tensor) else None for a in arguments]
+    op(*arguments)
+    for argument, value, version in zip(op._schema.arguments, arguments, versions, strict=True):
+        if isinstance(value, Tensor):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            assert (value._version > version) == written, argument.name
+
+
+# ------------------------------------------------------------------------------------ determinism
+
+
+def deterministic_calls() -> list[tuple[str, Any, dict[str, Any]]]:
+    return [
+        *layouts(),
+        ("large step", cases.step, cases.step_arguments(300, 250, 333, peer=True, keep=True)),
+        ("large shared", cases.step, shared_arguments((150, 250, 333, 10, 3), keep=True)),
+        ("large predict", cases.predict, cases.predict_arguments(300, [250, 333, 70], 10)),
+    ]
+
+
+@every_isa
+def test_repeats_are_bit_identical():
+    for _, call, arguments in deterministic_calls():
+        first = call(**arguments)
+        for _ in range(3):
+            equal(call(**arguments), first)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("product", ["blas", "own"])
+def test_another_python_thread_gets_the_same_bits(count, product, request):
+    """Also on a thread that has never called torch before: it obeys set_num_threads like this one."""
+    if product == "own":
+        request.getfixturevalue("own_gemm")
+    torch.set_num_threads(count)
+    calls = deterministic_calls()
+    here = [call(**arguments) for _, call, arguments in calls]
+    there: list[Any] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            there.extend(call(**arguments) for _, call, arguments in calls)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failures
+    for a, b in zip(here, there, strict=True):
+        equal(a, b)
+    torch.set_num_threads(3 - count)
+    torch.set_num_threads(count)
+    for (_, call, arguments), before in zip(calls, here, strict=True):
+        equal(call(**arguments), before)
+
+
+def test_two_threads_at_once():
+    """Nothing is shared between calls: two networks may learn at the same time."""
+    arguments = [cases.step_arguments(200, 150, 120, peer=True) for _ in range(2)]
+    alone = [cases.step(**a) for a in arguments]
+    results: list[list[Any]] = [[], []]
+
+    def work(i: int) -> None:
+        results[i].extend(cases.step(**arguments[i]) for _ in range(5))
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for mine, want in zip(results, alone, strict=True):
+        assert len(mine) == 5
+        for got in mine:
+            equal(got, want)
+
+
+def test_the_bound_can_fail():
+    """The rule used above notices an error of a few roundings in every result of a step."""
+    a = cases.step_arguments(13, 113, 65, keep=True)
+    exact = cases.step_reference(**to_double(a))
+    floors = conditioning(cases.step_reference, a, exact, ("sign", "lr"))
+    assert floors["weight"] < 1e-5
+
+    def worse(name: str) -> Any:
+        def call(**arguments: Any) -> dict[str, Any]:
+            got = cases.step(**arguments)
+            got[name] = got[name] * (1 + 1e-3)
+            return got
+
+        return call
+
+    for name in ("weight", "bias", "weight_state", "bias_state", "h", "h_norm", "stats"):
+        with pytest.raises(AssertionError, match=name):
+            check_parity(worse(name), cases.step_reference, a)

@@ -38,7 +38,7 @@ test: setup
 	  PATH="$${NVCC:+$$(dirname "$$NVCC"):}$$PATH" $(PYTHON) -m pytest $(PYTEST_ARGS)
 
 bench: setup
-	$(RUN) ffkern bench $(BENCH_ARGS)
+	$(RUN) $(PYTHON) -m bench.run $(BENCH_ARGS)
 
 lint: $(STAMPS)/requirements
 	$(RUN) ruff check . && ruff format --check . && $(PYTHON) -m mypy && clang-format --dry-run -Werror $(CXX_FILES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from .cases import PredictCase, PredictData, StepCase, StepData
 from .eager import BATCH, FORMS, EagerPredict, EagerStep
@@ -19,21 +20,15 @@ def step_learners(
     case: StepCase, data: StepData, *, compiled: bool = False, few: bool = False
 ) -> dict[str, Callable[[], Learner]]:
     """Constructors of everything that learns; ``few``: one compiled candidate instead of four."""
-    make: dict[str, Callable[[], Learner]] = {"ffkern": lambda: FusedStep(case, data)}
+    make: dict[str, Callable[[], Learner]] = {"ffkern": partial(FusedStep, case, data)}
     for form in FORMS:
-        make[f"eager/{form}"] = lambda form=form: EagerStep(case, data, form)
-        make[f"eager_fused_adam/{form}"] = lambda form=form: EagerStep(
-            case, data, form, fused=True
-        )
-    if compiled:
-        for form in FORMS[:1] if few else FORMS:
-            make[f"compile/{form}, fused Adam"] = lambda form=form: EagerStep(
-                case, data, form, fused=True, compiled="loss"
-            )
-        for form in () if few else FORMS:
-            make[f"compile/{form}, all"] = lambda form=form: EagerStep(
-                case, data, form, compiled="all"
-            )
+        eager = partial(EagerStep, case, data, form)
+        make[f"eager/{form}"] = eager
+        make[f"eager_fused_adam/{form}"] = partial(eager, fused=True)
+        if compiled and not (few and form != FORMS[0]):
+            make[f"compile/{form}, fused Adam"] = partial(eager, fused=True, compiled="loss")
+        if compiled and not few:
+            make[f"compile/{form}, all"] = partial(eager, compiled="all")
     return make
 
 
@@ -46,14 +41,14 @@ def predict_judges(
     case: PredictCase, data: PredictData, *, compiled: bool = False
 ) -> dict[str, Callable[[], Judge]]:
     make: dict[str, Callable[[], Judge]] = {
-        "ffkern": lambda: FusedPredict(case, data),
-        "eager/all images": lambda: EagerPredict(case, data, None),
+        "ffkern": partial(FusedPredict, case, data),
+        "eager/all images": partial(EagerPredict, case, data, None),
     }
     batch = min(BATCH, case.images)
     if batch < case.images:
-        make[f"eager/{batch} images"] = lambda: EagerPredict(case, data, batch)
+        make[f"eager/{batch} images"] = partial(EagerPredict, case, data, batch)
     if compiled:
-        make[f"compile/{batch} images"] = lambda: EagerPredict(case, data, batch, compiled=True)
+        make[f"compile/{batch} images"] = partial(EagerPredict, case, data, batch, compiled=True)
     return make
 
 

@@ -6,6 +6,7 @@ rows in one pass ("stacked") or in two ("separate"), whichever is faster on the 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -83,10 +84,12 @@ class EagerStep:
             self.inputs = (self.x[: case.batch], self.x[case.batch :])
         everything = compiled == "all"
         rate: Any = torch.tensor(lr) if everything else lr  # a number would be compiled in
-        options: dict[str, bool] = {"fused": True} if fused else {}
-        self.optimiser = torch.optim.Adam([self.weight, self.bias], lr=rate, **options)
+        # None is torch's own choice, and its default.
+        self.optimiser = torch.optim.Adam([self.weight, self.bias], lr=rate, fused=fused or None)
         self.update: Callable[[], Any] = self.optimiser.step
         if compiled:
+            # It says that Adam's profiler scope is left out.
+            logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
             self.loss = torch.compile(self.loss, dynamic=False)
         if everything:
             self.update = torch.compile(self.optimiser.step, dynamic=False)
@@ -116,18 +119,13 @@ class EagerStep:
         return found
 
 
-def label_goodness(
-    x: Tensor, label: int, weights: list[Tensor], biases: list[Tensor]
-) -> list[Tensor]:
-    """Goodness of every layer, [N] each, with this label laid over the images."""
-    h = x.clone()
-    h[:, :CLASSES] = 0
-    h[:, label] = LABEL_VALUE
+def layer_goodness(h: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    """Goodness of every layer and row, [L, R]."""
     result = []
     for weight, bias in zip(weights, biases, strict=True):
         h = activities(h, weight, bias)
         result.append(goodness(h))
-    return result
+    return torch.stack(result)
 
 
 class EagerPredict:
@@ -151,18 +149,19 @@ class EagerPredict:
         self.weights = [weight.to(dtype) for weight in data.weights]
         self.biases = [bias.to(dtype) for bias in data.biases]
         self.batch = batch or case.images
-        self.one_label: Callable[..., list[Tensor]] = label_goodness
+        self.through: Callable[..., Tensor] = layer_goodness
         if compiled:
-            # One label of ten: the rest differ in a number, which dynamic=None turns symbolic.
-            self.one_label = torch.compile(label_goodness)
+            self.through = torch.compile(layer_goodness, dynamic=False)
 
     @torch.no_grad()
     def goodness(self, images: Tensor) -> Tensor:
         """[L, N, C]"""
-        labels = [
-            torch.stack(self.one_label(images, label, self.weights, self.biases))
-            for label in range(CLASSES)
-        ]
+        labels = []
+        for label in range(CLASSES):
+            x = images.clone()
+            x[:, :CLASSES] = 0
+            x[:, label] = LABEL_VALUE
+            labels.append(self.through(x, self.weights, self.biases))
         return torch.stack(labels, 2)
 
     def __call__(self) -> Tensor:

@@ -19,13 +19,16 @@ from torch import Tensor
 FLOOR = 2.0**-22
 STEPS = 3
 LIMIT = 2.0  # ffkern's error, in units of eager's
-RIVAL_LIMIT = 10.0  # a competitor's: it must compute the same thing, not equally well
+# A competitor must compute the same thing, not equally well: a compiled Adam takes 1 - 0.999^t in
+# float32 and loses four digits on the way (error 1e-5 where eager's is 3e-7).
+RIVAL_LIMIT = 1000.0
 
 
 class Learner(Protocol):
     @property
     def last_loss(self) -> Tensor: ...
     def __call__(self) -> None: ...
+    def set_lr(self, lr: float) -> None: ...
     def results(self) -> dict[str, Tensor]: ...
 
 
@@ -87,7 +90,8 @@ def compare_prediction(candidate: Judge, eager: Judge, exact: Judge, images: Ten
                       {"goodness": truth})  # fmt: skip
     scores, winner = truth.sum(0), found.sum(0).argmax(1)
     behind = scores.amax(1) - scores.gather(1, winner[:, None])[:, 0]
-    tie = 4 * max(verdict.error, FLOOR) * truth.abs().max() * truth.shape[0]
+    # Two sums over the layers, each as far off as a right candidate may be.
+    tie = 2 * LIMIT * max(verdict.eager_error, FLOOR) * truth.abs().max() * truth.shape[0]
     wrong = int((behind > tie).sum())
     if wrong:
         note = f"{wrong} of {len(winner)} winners differ"

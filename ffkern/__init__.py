@@ -6,8 +6,23 @@
     net.predict(images)                    # the label with the highest goodness
 """
 
-from . import nn, ops, optim, reference
+from . import data, nn, ops, optim, reference
+from ._info import info
 from ._version import __version__
 from .nn import FFHead, FFLinear, FFNet
+from .trainer import History, Trainer
 
-__all__ = ["FFHead", "FFLinear", "FFNet", "__version__", "nn", "ops", "optim", "reference"]
+__all__ = [
+    "FFHead",
+    "FFLinear",
+    "FFNet",
+    "History",
+    "Trainer",
+    "__version__",
+    "data",
+    "info",
+    "nn",
+    "ops",
+    "optim",
+    "reference",
+]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["Dataset", "batches", "digits", "fold"]
+__all__ = ["Dataset", "batches", "digits"]
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,30 @@ class Dataset:
         """Inputs of one image."""
         return self.train_x.shape[1]
 
+    def standardised(self) -> Dataset:
+        """Minus the mean training image, divided by the standard deviation of all its pixels.
+
+        One number divides all pixels, so that a constant one stays 0. The test part gives no
+        statistics.
+        """
+        mean = self.train_x.mean(0)
+        centred = self.train_x - mean
+        scale = centred.square().mean().sqrt()
+        return replace(self, train_x=centred / scale, test_x=(self.test_x - mean) / scale)
+
 
 def digits(seed: int = 0) -> Dataset:
-    """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn (no download), scaled to 0 .. 1.
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, scaled to 0 .. 1; no download.
 
     Args:
-        seed: of the split into 1,347 training and 450 test images, which keeps the shares of the classes.
+        seed: of the split into 1,347 training and 450 test images, which keeps the shares of the
+            classes.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
     """
     try:
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "the digits data set comes with scikit-learn, which is not installed: "
@@ -54,8 +66,8 @@ def digits(seed: int = 0) -> Dataset:
 def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     """Marks `count` rows, chosen at random with each class in proportion: bool [N].
 
-    Each class gives its share rounded down; what is missing comes one each from the classes with the largest
-    remainders (the lower class first).
+    Each class gives its share rounded down; what is missing comes one each from the classes with
+    the largest remainders (the lower class first).
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(labels.shape[0], generator=generator)
@@ -71,32 +83,14 @@ def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     return chosen
 
 
-def fold(data: Dataset, index: int, folds: int = 4, seed: int = 0) -> Dataset:
-    """One fold of a cross-validation inside the training part: its test part is validation data.
+def batches(
+    x: Tensor, y: Tensor, size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch in random order; the last batch may be smaller.
 
-    The test part of ``data`` takes no part: settings chosen on folds have not seen it.
+    The order is drawn on the device of the data, where the generator must live: equal generator
+    states give equal batches.
     """
-    if not 0 <= index < folds:
-        raise ValueError(f"index is {index}; expected 0 to {folds - 1}, one of the {folds} folds")
-    count = data.train_y.shape[0]
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    order = order[data.train_y[order].argsort(stable=True)]
-    held = torch.zeros(count, dtype=torch.bool)
-    held[order[index::folds]] = True
-    return Dataset(
-        f"{data.name}, fold {index + 1} of {folds}",
-        data.train_x[~held],
-        data.train_y[~held],
-        data.train_x[held],
-        data.train_y[held],
-        data.classes,
-    )
-
-
-def batches(x: Tensor, y: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch in random order, as views of one shuffled copy. The last batch may be smaller.
-
-    The order is drawn on the generator's device: two runs with the same generator state see the same batches.
-    """
-    order = torch.randperm(x.shape[0], generator=generator, device=generator.device).to(x.device)
-    yield from zip(x[order].split(size), y[order].split(size), strict=True)
+    order = torch.randperm(x.shape[0], generator=generator, device=x.device)
+    for rows in order.split(size):
+        yield x.index_select(0, rows), y.index_select(0, rows)

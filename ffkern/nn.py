@@ -187,7 +187,7 @@ class FFLinear(nn.Linear):
                 before the update), for the next layer.
         """
         slot = self._bind(opt)
-        workspace = self._reserve(x.shape[0], 0, 1, keep is not None)
+        workspace = self._reserve(x.shape[0], 0, 1)
         torch.ops.ffkern.layer_step_(
             x,
             x_norm,
@@ -218,7 +218,7 @@ class FFLinear(nn.Linear):
             keep: as for :meth:`step`, with V * N rows.
         """
         slot = self._bind(opt)
-        workspace = self._reserve(x.shape[0], classes, labels.shape[0], keep is not None)
+        workspace = self._reserve(x.shape[0], classes, labels.shape[0])
         torch.ops.ffkern.shared_step_(
             x,
             labels,
@@ -247,7 +247,7 @@ class FFLinear(nn.Linear):
         """
         h, goodness, scale = activities
         slot = self._bind(opt)
-        workspace = self._reserve(x.shape[0], classes, 1 if labels is None else labels.shape[0], False)
+        workspace = self._reserve(x.shape[0], classes, 1 if labels is None else labels.shape[0])
         _, coef, stats = torch.ops.ffkern.local_loss(
             goodness, sign, row_weight, self.threshold, self.temperature
         )
@@ -295,10 +295,10 @@ class FFLinear(nn.Linear):
             slot = self._slot = opt.slot(self.weight, self.bias)
         return slot
 
-    def _reserve(self, images: int, classes: int, variants: int, keep: bool) -> Tensor:
+    def _reserve(self, images: int, classes: int, variants: int) -> Tensor:
         """The workspace, grown when a larger batch comes: no allocation after the first step."""
         need = _workspace_floats(
-            images, self.in_features, self.out_features, classes, variants, self.peer_mean is not None, keep
+            images, self.in_features, self.out_features, classes, variants, self.peer_mean is not None
         )
         if self._workspace.numel() < need or self._workspace.device != self.weight.device:
             self._workspace = torch.empty(need, dtype=torch.float32, device=self.weight.device)
@@ -342,11 +342,11 @@ class FFLinear(nn.Linear):
 
 @torch.compiler.assume_constant_result
 def _workspace_floats(
-    images: int, inputs: int, units: int, classes: int, variants: int, peer: bool, keep: bool
+    images: int, inputs: int, units: int, classes: int, variants: int, peer: bool
 ) -> int:
     """Enough for the fused step and for an update from kept activities."""
-    step: int = torch.ops.ffkern.step_workspace(images, inputs, units, classes, variants, peer, keep)
-    update: int = torch.ops.ffkern.update_workspace(images, inputs, units, classes)
+    step: int = torch.ops.ffkern.step_workspace(images, inputs, units, classes, variants, peer)
+    update: int = torch.ops.ffkern.update_workspace(images, inputs, units, classes, variants)
     return max(step, update)
 
 

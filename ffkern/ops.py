@@ -125,10 +125,11 @@ SCHEMAS = {
         f"str norm, float eps, {_RULE}) -> Tensor"
     ),
     "step_workspace": (
-        "(int images, int inputs, int units, int classes, int variants, bool peer, bool keep_h) "
-        "-> int"
+        "(int images, int inputs, int units, int classes, int variants, bool peer) -> int"
     ),
-    "update_workspace": "(int images, int inputs, int units, int classes) -> int",
+    "update_workspace": (
+        "(int images, int inputs, int units, int classes, int variants) -> int"
+    ),
     "cpu_path": "() -> str",
     "reset_cpu_path": "() -> str",
 }

@@ -87,6 +87,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         state = self.state[weight]
         if "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.int64, device=weight.device)
+        self._opt_called = True  # else torch's LR schedulers warn that no update came before them
         bias_slots = self.state[bias]["slots"] if bias is not None else state["slots"].new_empty(0)
         return Slot(self, group, state["slots"], bias_slots, state["step"])
 

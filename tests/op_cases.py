@@ -1,12 +1,13 @@
 """Arguments for the operations, and one function each that calls operation or reference with them.
 
 Every function takes named tensors and returns named results.  Those around operations that write in
-place copy what is written first, hand over exactly as much workspace as asked for, filled with NaN and
-fenced with a pattern, and check the fence afterwards.
+place copy what is written first, hand over exactly as much workspace as asked for (NaN-filled and
+fenced with a pattern), and check the fence afterwards.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,7 @@ def shape_name(shape: tuple[int, ...]) -> str:
 
 
 class Fenced:
-    """Copies placed inside larger buffers; :meth:`check` says whether anything around them moved."""
+    """Copies placed inside larger buffers; :meth:`check` tells if anything around them moved."""
 
     def __init__(self) -> None:
         self._buffers: list[tuple[Tensor, Tensor]] = []
@@ -161,7 +162,7 @@ def step_arguments(
     bias: bool = True,
     **layer: Any,
 ) -> dict[str, Any]:
-    """Arguments of layer_step_, or of shared_step_ with variants and classes (rows are images then)."""
+    """Arguments of layer_step_, or with variants and classes of shared_step_ (rows: images)."""
     a = layer_arguments(rows, inputs, units, bias=bias, **layer)
     if variants:
         a |= label_arguments(variants, rows, classes)
@@ -286,7 +287,8 @@ def update(**a: Any) -> dict[str, Any]:
     shared = "labels" in a
     trained = _trained(fenced, a)
     classes = a["classes"] if shared else 0
-    need = ops.update_workspace(a["x"].shape[0], a["x"].shape[1], a["weight"].shape[0], classes)
+    count = a["labels"].shape[0] if shared else 1
+    need = ops.update_workspace(*a["x"].shape, a["weight"].shape[0], classes, count)
     middle = [a["labels"], a["overlay"], classes] if shared else []
     name = "shared_update_" if shared else "layer_update_"
     result = getattr(ops, name)(
@@ -324,9 +326,7 @@ def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[s
     stats = fenced.copy(STATS_BEFORE, 1)
     count = a["labels"].shape[0] if shared else 1
     classes = a["classes"] if shared else 0
-    need = ops.step_workspace(
-        a["x"].shape[0], a["x"].shape[1], units, classes, count, mean is not None, a["keep"]
-    )
+    need = ops.step_workspace(*a["x"].shape, units, classes, count, mean is not None)
     head = [a["x"], a["labels"], a["overlay"], classes] if shared else [a["x"], a["x_norm"]]
     settings = (
         "norm",
@@ -401,9 +401,7 @@ def head_step(**a: Any) -> dict[str, Any]:
     before = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
     stats = fenced.copy(before, 1)
     settings = (a[k] for k in ("norm", "eps", "optimiser", "hyper"))
-    logits = ops.head_step_(
-        a["h"], a["h_norm"], a["labels"], *trained, a["lr"], stats, *settings
-    )
+    logits = ops.head_step_(a["h"], a["h_norm"], a["labels"], *trained, a["lr"], stats, *settings)
     fenced.check()
     return dict(zip(HEAD_NAMES, [logits, *trained, stats - before], strict=True))
 
@@ -450,10 +448,7 @@ def predict_arguments(
     goodness: str = "mean_sq",
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
-    weights = [
-        (1.5 * torch.randn(m, k) / k**0.5).to(dtype)
-        for k, m in zip(sizes, sizes[1:], strict=False)
-    ]
+    weights = [(1.5 * torch.randn(m, k) / k**0.5).to(dtype) for k, m in itertools.pairwise(sizes)]
     return {
         "x": torch.randn(images, sizes[0]).to(dtype),
         "weights": weights,
@@ -489,7 +484,7 @@ def head_step_arguments(
     return a
 
 
-# ---------------------------------------------------------------- one sample call of every operation
+# ---------------------------------------------------------------- a sample call of each operation
 
 
 def _fresh(t: Tensor | None) -> Tensor | None:
@@ -503,9 +498,11 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
         6, 12, 5, variants=3 if shared else 0, classes=4 if shared else 0, peer=True, keep=True
     )
     kind = (a["norm"], a["eps"], a["goodness"])
-    outputs = [torch.zeros(s) for s in ((18, 5), (18,), (18,), (18,))] if shared else [
-        torch.zeros(s) for s in ((6, 5), (6,), (6,), (6,))
-    ]
+    outputs = (
+        [torch.zeros(s) for s in ((18, 5), (18,), (18,), (18,))]
+        if shared
+        else [torch.zeros(s) for s in ((6, 5), (6,), (6,), (6,))]
+    )
     x, weight, bias = a["x"].to(dtype), a["weight"], a["bias"]
     label = [a["labels"], a["overlay"], a["classes"]] if shared else []
     if name == "layer_forward":
@@ -529,7 +526,7 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
         return tuple(g.values())
     if name in ("layer_update_", "shared_update_"):
         g = update_arguments(a, peer=True)
-        need = ops.update_workspace(6, 12, 5, 4 if shared else 0)
+        need = ops.update_workspace(6, 12, 5, 4 if shared else 0, 3 if shared else 1)
         return (
             g["x"].to(dtype),
             g["h"].to(dtype),

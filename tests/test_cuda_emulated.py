@@ -16,6 +16,8 @@ from emulated import build
 from layer_forward_cases import KINDS, Case, check, random_case
 from torch import Tensor
 
+pytestmark = pytest.mark.emulated
+
 ROOT = emulated.toolkit.ROOT
 INSTANCES = emulated.instances()
 LARGE, SMALL, PIECES_8, PIECES_4, PIECES_2 = INSTANCES

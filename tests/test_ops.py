@@ -23,6 +23,12 @@ OPTIMISERS = ("sgd", "ema", "adam", "adamw")
 LOW = (torch.bfloat16, torch.float16)
 PARITY: dict[str, list[str]] = {}
 
+# Every shape with one kind and every kind with one shape; the kinds of the rest take turns.
+SHAPE_KIND = [(shape, NORM_GOODNESS[i]) for i, shape in enumerate(SHAPES)]
+SHAPE_KIND += [(SHAPES[2], kind) for kind in NORM_GOODNESS]
+every_shape_and_kind = pytest.mark.parametrize(
+    ("shape", "kind"), SHAPE_KIND, ids=lambda v: shape_name(v) if v in SHAPES else "-".join(v)
+)
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=shape_name)
 every_kind = pytest.mark.parametrize(("norm", "goodness"), NORM_GOODNESS)
 every_optimiser = pytest.mark.parametrize("optimiser", OPTIMISERS)
@@ -52,7 +58,9 @@ def equal(a: dict[str, Any], b: dict[str, Any]) -> None:
         if value is None:
             assert b[name] is None
         else:
-            assert torch.equal(value.view(torch.uint8) if value.dim() else value, bits(b[name])), name
+            assert torch.equal(value.view(torch.uint8) if value.dim() else value, bits(b[name])), (
+                name
+            )
 
 
 def bits(t: Tensor) -> Tensor:
@@ -76,9 +84,9 @@ def test_every_operation_has_its_tests():
 
 @parity("layer_forward", "layer_forward_")
 @every_isa
-@every_kind
-@every_shape
-def test_layer_forward(shape, norm, goodness):
+@every_shape_and_kind
+def test_layer_forward(shape, kind):
+    norm, goodness = kind
     for bias, x_norm in ((True, False), (False, True)):
         a = cases.layer_arguments(*shape, norm=norm, goodness=goodness, bias=bias, x_norm=x_norm)
         got = check_parity(cases.forward, cases.forward_reference, a)
@@ -123,8 +131,7 @@ def test_shared_variants(count, norm, goodness):
         a = {"base": base, "rest_norm": rest_norm, "weight": layer["weight"], "bias": layer["bias"]}
         a |= cases.label_arguments(count, images, classes)
         a |= {"norm": norm, "eps": 1e-4, "goodness": goodness}
-        if goodness == "sum_abs" or norm != "none" or True:
-            got = check_parity(cases.variants, cases.variants_reference, a)
+        got = check_parity(cases.variants, cases.variants_reference, a)
         equal(cases.variants_in_place(**a), got)
 
 
@@ -153,7 +160,7 @@ def test_local_loss(rows, weighted):
 
 
 def test_local_loss_far_from_the_threshold():
-    """log(1 + exp(l)) overflows from l = 88.7 on; the loss does not, and tails keep their digits."""
+    """log(1 + exp(l)) overflows from l = 88.7 on; the loss does not, tails keep their digits."""
     goodness = torch.tensor([1e4, -1e4, 1e30, -1e30, 200.0, -200.0, 60.0, -60.0]).repeat(2)
     a = {
         "goodness": goodness,
@@ -164,7 +171,7 @@ def test_local_loss_far_from_the_threshold():
     }
     got = check_parity(cases.loss, cases.loss_reference, a)
     exact = ref.local_loss(goodness.double(), a["sign"], None, 2.0, 1.0)[1]
-    assert torch.allclose(got["coef"].double(), exact, rtol=1e-6, atol=0.0)
+    assert torch.allclose(got["coef"].double(), exact, rtol=1e-6, atol=1e-38)
     assert float(got["coef"][7]) != 0.0  # exp(-62) / 16
 
 
@@ -208,13 +215,13 @@ def test_peer_update_without_a_positive_row():
 
 @parity("layer_grad")
 @every_isa
-@every_kind
-@every_shape
-def test_layer_grad(shape, norm, goodness):
+@every_shape_and_kind
+def test_layer_grad(shape, kind):
+    norm, goodness = kind
     for peer in (False, True):
         a = cases.step_arguments(*shape, norm=norm, goodness=goodness)
         a = cases.grad_arguments(a, peer)
-        check_parity(cases.gradient, cases.gradient_reference, a, draws=2)
+        check_parity(cases.gradient, cases.gradient_reference, a)
 
 
 @every_isa
@@ -239,25 +246,25 @@ def shared_arguments(shape: tuple[int, ...], **options: Any) -> dict[str, Any]:
 @parity("shared_grad")
 @every_isa
 @every_kind
-@every_shared
+@pytest.mark.parametrize("shape", [SHARED[0], SHARED[3]], ids=shape_name)
 def test_shared_grad(shape, norm, goodness):
     for peer in (False, True):
         a = shared_arguments(shape, norm=norm, goodness=goodness)
         a = cases.grad_arguments(a, peer)
-        check_parity(cases.gradient, cases.gradient_reference, a, draws=2)
+        check_parity(cases.gradient, cases.gradient_reference, a)
 
 
 @parity("layer_update_", "shared_update_", "update_workspace")
 @every_isa
 @every_optimiser
-@pytest.mark.parametrize("shape", [(1, 7, 3), (13, 113, 65), (64, 784, 500)], ids=shape_name)
+@pytest.mark.parametrize("shape", [(1, 7, 3), (13, 113, 65), (33, 300, 150)], ids=shape_name)
 def test_layer_update(shape, optimiser):
     for peer, bias in ((False, True), (True, False)):
         a = cases.step_arguments(*shape, optimiser=optimiser, bias=bias)
-        check_parity(cases.update, cases.update_reference, cases.update_arguments(a, peer), 2)
+        check_parity(cases.update, cases.update_reference, cases.update_arguments(a, peer))
         if shape[1] > 10:
             a = shared_arguments((*shape, 10, 2), optimiser=optimiser, bias=bias)
-            check_parity(cases.update, cases.update_reference, cases.update_arguments(a, peer), 2)
+            check_parity(cases.update, cases.update_reference, cases.update_arguments(a, peer))
 
 
 # --------------------------------------------------------------------------------------- step
@@ -266,7 +273,7 @@ def test_layer_update(shape, optimiser):
 @parity("layer_step_", "step_workspace")
 @every_isa
 @every_optimiser
-@every_shape
+@pytest.mark.parametrize("shape", SHAPES[:4], ids=shape_name)
 def test_layer_step(shape, optimiser):
     """Bias, peer term, kept activities, row weights and known norms, each on and off."""
     for on in (False, True):
@@ -279,18 +286,25 @@ def test_layer_step(shape, optimiser):
             row_weight=on,
             x_norm=not on,
         )
-        check_parity(cases.step, cases.step_reference, a, draws=2)
+        check_parity(cases.step, cases.step_reference, a)
+
+
+@every_isa
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_layer_step_of_many_units_and_inputs(optimiser):
+    a = cases.step_arguments(*SHAPES[4], optimiser=optimiser, peer=optimiser == "adam")
+    check_parity(cases.step, cases.step_reference, a, draws=1)
 
 
 @every_isa
 @every_kind
-@pytest.mark.parametrize("shape", [(1, 7, 3), (137, 200, 33)], ids=shape_name)
+@pytest.mark.parametrize("shape", [(1, 7, 3), (137, 50, 33)], ids=shape_name)
 def test_layer_step_of_every_kind(shape, norm, goodness):
     for on in (False, True):
         a = cases.step_arguments(
             *shape, optimiser="sgd", norm=norm, goodness=goodness, peer=on, keep=on
         )
-        check_parity(cases.step, cases.step_reference, a, draws=2)
+        check_parity(cases.step, cases.step_reference, a)
 
 
 @parity("shared_step_")
@@ -303,7 +317,7 @@ def test_shared_step(shape, optimiser):
             a = shared_arguments(
                 shape, optimiser=optimiser, peer=peer, keep=keep, bias=keep, row_weight=peer
             )
-            check_parity(cases.step, cases.step_reference, a, draws=2)
+            check_parity(cases.step, cases.step_reference, a)
 
 
 @every_isa
@@ -313,7 +327,7 @@ def test_shared_step_of_every_kind(norm, goodness):
         a = shared_arguments(
             (23, 64, 33, 3, 10), optimiser="sgd", norm=norm, goodness=goodness, peer=peer
         )
-        check_parity(cases.step, cases.step_reference, a, draws=2)
+        check_parity(cases.step, cases.step_reference, a)
 
 
 @every_isa
@@ -337,56 +351,60 @@ def test_step_on_low_precision_inputs(dtype, variants):
     check_parity(lambda x, **rest: cases.step(x=x.to(dtype), **rest), cases.step_reference, a)
 
 
+MANY = (3100, 5, 2100)  # rows * units beyond 6 Mi floats: the rows come in chunks, which add up
+
+
 @every_isa
-@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("variants", [0, 2])
-def test_step_in_several_chunks_of_rows(keep, variants):
-    """rows * units beyond 4 Mi floats: the products run chunk by chunk and add up."""
-    images = 2600
+def test_step_in_several_chunks_of_rows(variants):
+    assert MANY[0] * MANY[2] > 6 << 20
     a = cases.step_arguments(
-        images,
-        5,
-        1700,
+        *MANY,
         optimiser="sgd",
         variants=variants,
         classes=3 if variants else 0,
-        keep=keep,
         row_weight=False,
+        keep=not variants,
     )
-    assert images * 1700 > 4 << 20
-    check_parity(cases.step, cases.step_reference, a, draws=1)
+    got = check_parity(cases.step, cases.step_reference, a, draws=1)
+    other = cases.step(**(a | {"keep": not a["keep"]}))
+    for name in ("weight", "bias", "weight_state", "stats"):  # keeping activities changes nothing
+        assert torch.equal(got[name], other[name]), name
+
+
+@every_isa
+def test_update_in_several_chunks_of_rows():
+    a = cases.step_arguments(MANY[0], MANY[2], MANY[1], optimiser="sgd")
+    check_parity(cases.update, cases.update_reference, cases.update_arguments(a, True), draws=1)
+    check_parity(cases.gradient, cases.gradient_reference, cases.grad_arguments(a), draws=1)
 
 
 def test_step_of_many_rows_with_peer_term():
-    a = cases.step_arguments(2600, 5, 1700, optimiser="sgd", peer=True)
+    a = cases.step_arguments(*MANY, optimiser="sgd", peer=True)
     check_parity(cases.step, cases.step_reference, a, draws=1)
 
 
 @every_isa
-@pytest.mark.parametrize("shape", [(3, 2000, 2200), (2, 300000, 19)], ids=shape_name)
-def test_step_in_several_blocks_of_units(shape):
-    """units * inputs beyond 4 Mi floats: gradient and update run block by block."""
-    check_parity(
-        cases.step,
-        cases.step_reference,
-        cases.step_arguments(*shape, optimiser="ema"),
-        draws=1,
-    )
+@pytest.mark.parametrize("shape", [(3, 1500, 1100), (2, 200000, 13)], ids=shape_name)
+def test_step_of_wide_layers(shape):
+    """Gradient and update run group by group of columns and block by block of units."""
+    a = cases.step_arguments(*shape, optimiser="ema")
+    check_parity(cases.step, cases.step_reference, a, draws=1)
 
 
 @pytest.mark.usefixtures("own_gemm")
 @every_isa
-@every_shape
+@pytest.mark.parametrize("shape", SHAPES[:4], ids=shape_name)
 def test_step_with_the_own_product(shape):
-    check_parity(cases.step, cases.step_reference, cases.step_arguments(*shape), draws=2)
+    check_parity(cases.step, cases.step_reference, cases.step_arguments(*shape))
     if shape[1] > 2:
         a = shared_arguments((*shape, 2, 3), keep=True)
-        check_parity(cases.step, cases.step_reference, a, draws=2)
+        check_parity(cases.step, cases.step_reference, a)
 
 
 @pytest.mark.usefixtures("own_gemm")
-def test_chunks_and_blocks_with_the_own_product():
-    for shape in ((2600, 5, 1700), (3, 2000, 2200)):
+def test_chunks_and_wide_layers_with_the_own_product():
+    for shape in (MANY, (3, 1500, 1100)):
         a = cases.step_arguments(*shape, optimiser="sgd")
         check_parity(cases.step, cases.step_reference, a, draws=1)
 
@@ -398,9 +416,7 @@ def test_step_on_any_number_of_threads(count):
     for shape in ((137, 200, 333), (2, 500, 70)):
         a = cases.step_arguments(*shape, peer=True, keep=True)
         check_parity(cases.step, cases.step_reference, a)
-        check_parity(
-            cases.step, cases.step_reference, shared_arguments((*shape, 10, 3), peer=True)
-        )
+        check_parity(cases.step, cases.step_reference, shared_arguments((*shape, 10, 3), peer=True))
 
 
 # ----------------------------------------------------------------------- prediction, labels, head
@@ -409,19 +425,17 @@ def test_step_on_any_number_of_threads(count):
 @parity("predict_goodness")
 @every_isa
 @every_kind
-@pytest.mark.parametrize("sizes", [[20, 9], [20, 9, 13], [67, 33, 17, 5]], ids=shape_name)
+@pytest.mark.parametrize("sizes", [[20, 9], [67, 33, 17, 5]], ids=shape_name)
 def test_predict_goodness(sizes, norm, goodness):
-    for images, bias in ((1, True), (137, False)):
-        a = cases.predict_arguments(
-            images, sizes, 10, norm=norm, goodness=goodness, bias=bias
-        )
-        check_parity(cases.predict, cases.predict_reference, a)
+    for images, bias in ((1, True), (67, False)):
+        a = cases.predict_arguments(images, sizes, 4, norm=norm, goodness=goodness, bias=bias)
+        check_parity(cases.predict, cases.predict_reference, a, draws=1)
 
 
 @every_isa
 @storage
 def test_predict_goodness_of_low_precision_storage(dtype):
-    """Activities between layers stay float32 here: no worse than the reference, which rounds them."""
+    """Activities between layers stay float32 here: the reference rounds them."""
     check_parity(
         cases.predict,
         cases.predict_reference,
@@ -483,7 +497,9 @@ def test_hard_labels(classes, dtype):
     assert not bool((got == labels).any())
     want = ref.hard_labels(logits.double(), labels, u.double())
     # A draw may fall on the other side of a step of the cumulative sum by rounding alone.
-    others = logits.double().masked_fill(torch.nn.functional.one_hot(labels, classes).bool(), -torch.inf)
+    others = logits.double().masked_fill(
+        torch.nn.functional.one_hot(labels, classes).bool(), -torch.inf
+    )
     cumulative = others.softmax(1).cumsum(1)
     distance = (cumulative - u.double()[:, None]).abs().amin(1)
     sure = distance > 1e-6
@@ -611,7 +627,11 @@ def layouts() -> list[tuple[str, Any, dict[str, Any]]]:
         ("layer_step", cases.step, step),
         ("shared_step", cases.step, shared),
         ("predict", cases.predict, cases.predict_arguments(21, [34, 19, 7], 10)),
-        ("head", cases.head, {k: head[k] for k in ("h", "h_norm", "weight", "bias", "norm", "eps")}),
+        (
+            "head",
+            cases.head,
+            {k: head[k] for k in ("h", "h_norm", "weight", "bias", "norm", "eps")},
+        ),
         ("head_step", cases.head_step, head),
     ]
 
@@ -701,7 +721,9 @@ def test_no_rows():
     assert ops.wrong_labels(none, 3, torch.zeros(0)).shape == (0,)
     assert ops.hard_labels(torch.zeros(0, 3), none, torch.zeros(0)).shape == (0,)
     assert ops.all_wrong_labels(none, 3).shape == (2, 0)
-    peer = cases.peer(h=torch.zeros(0, 4), sign=torch.zeros(0), mean=torch.ones(4), strength=1.0, momentum=0.5)
+    peer = cases.peer(
+        h=torch.zeros(0, 4), sign=torch.zeros(0), mean=torch.ones(4), strength=1.0, momentum=0.5
+    )
     assert torch.equal(peer["mean"], torch.ones(4))
     assert torch.equal(peer["p"], torch.zeros(4))
 
@@ -744,8 +766,8 @@ def test_all_rows_zero_moves_no_weight():
 @pytest.mark.parametrize("norm", ref.NORMS)
 @pytest.mark.parametrize("magnitude", [1e15, 1e-15, 1e30, 1e-30])
 def test_huge_and_tiny_values(magnitude, norm):
-    """Squares leave float32 beyond about 1e19 and below 1e-23: the norm is then infinite (r = 0) or 0
-    (r = 1/eps), as it is for the reference in float32; within, the exact bound holds."""
+    """Squares leave float32 beyond about 1e19 and below 1e-23: the norm is then infinite (r = 0) or
+    0 (r = 1/eps), as it is for the reference in float32; within, the exact bound holds."""
     a = cases.layer_arguments(7, 33, 21, norm=norm, goodness="sum_abs")
     a["x"] = a["x"] / 3 * magnitude
     if magnitude in (1e15, 1e-15):
@@ -828,10 +850,12 @@ def test_one_class():
     a = shared_arguments((9, 14, 11, 1, 2))
     check_parity(cases.step, cases.step_reference, a)
     check_parity(cases.predict, cases.predict_reference, cases.predict_arguments(9, [14, 11, 5], 1))
-    check_parity(cases.head_step, cases.head_step_reference, cases.head_step_arguments(9, [5], 1, "sgd"))
+    check_parity(
+        cases.head_step, cases.head_step_reference, cases.head_step_arguments(9, [5], 1, "sgd")
+    )
 
 
-# -------------------------------------------------------------------------- dispatcher: fake, opcheck
+# ------------------------------------------------------------------------ dispatcher: fake, opcheck
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -882,7 +906,7 @@ def test_opcheck_with_gradients(name):
 
 @pytest.mark.parametrize("name", cases.WRITING_OPS)
 def test_in_place_operations_bump_versions(name):
-    """Of everything they write and of nothing else: a backward() that needs old values has to raise."""
+    """Of everything they write and of nothing else: backward() on old values has to raise."""
     op = getattr(torch.ops.ffkern, name).default
     arguments = sample(name)
     versions = [a._version if isinstance(a, Tensor) else None for a in arguments]
@@ -917,7 +941,7 @@ def test_repeats_are_bit_identical():
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("product", ["blas", "own"])
 def test_another_python_thread_gets_the_same_bits(count, product, request):
-    """Also on a thread that has never called torch before: it obeys set_num_threads like this one."""
+    """A thread that has never called torch before obeys set_num_threads like this one."""
     if product == "own":
         request.getfixturevalue("own_gemm")
     torch.set_num_threads(count)

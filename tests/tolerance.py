@@ -21,13 +21,13 @@ def assert_not_worse(
     """The largest error of ``result`` is at most twice that of eager PyTorch, plus a floor.
 
     Both errors are taken against ``exact64``, the specification in float64 on the same (already
-    rounded) inputs.  Twice, because another order of summation gives another error of the same size.
+    rounded) inputs.  Twice, because another order of summation errs otherwise, by the same size.
 
-    ``floor`` is what eager's own error cannot tell: on a few elements it may be zero by luck.  On top
-    of the caller's floor there is always 2^-22 of the largest exact value (four roundings of the
-    result itself), so every bound scales with the result.  For sums that cancel that is too little;
-    there the caller passes :func:`conditioning`, the amount by which the exact result itself moves
-    when its inputs move by one rounding.  Neither depends on the result under test.
+    ``floor`` is what eager's own error cannot tell: on a few elements it may be zero by luck.  On
+    top of the caller's floor there is always 2^-22 of the largest exact value (four roundings of
+    the result itself), so every bound scales with the result.  For sums that cancel that is too
+    little; there the caller passes :func:`conditioning`, the amount by which the exact result itself
+    moves when its inputs move by one rounding.  Neither depends on the result under test.
 
     A value that is exactly NaN or infinite has to be the same NaN or infinity.
     """
@@ -62,7 +62,9 @@ def nudged(value: Any, skip: Sequence[str] = ()) -> Any:
     """The arguments in float64, each moved by a random relative amount of up to one rounding."""
     if isinstance(value, Tensor):
         wide = to_double(value)
-        return wide * (1 + UNIT * (2 * torch.rand_like(wide) - 1)) if value.dtype in FLOATS else wide
+        return (
+            wide * (1 + UNIT * (2 * torch.rand_like(wide) - 1)) if value.dtype in FLOATS else wide
+        )
     if isinstance(value, dict):
         return {k: to_double(v) if k in skip else nudged(v) for k, v in value.items()}
     if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
@@ -75,11 +77,11 @@ def conditioning(
     arguments: dict[str, Any],
     exact: Mapping[str, Tensor | None],
     skip: Sequence[str] = (),
-    draws: int = 3,
+    draws: int = 2,
 ) -> dict[str, float]:
     """Eight times the largest move of each exact result under inputs moved by one rounding.
 
-    Eight, because a chain of norm, scale, bias, goodness, logistic and update rounds about that often.
+    Eight: a chain of norm, scale, bias, goodness, logistic and update rounds about that often.
     """
     moves = dict.fromkeys(exact, 0.0)
     for _ in range(draws):
@@ -103,7 +105,7 @@ def check_parity(
     operation: Callable[..., Mapping[str, Tensor | None]],
     reference: Callable[..., Mapping[str, Tensor | None]],
     arguments: dict[str, Any],
-    draws: int = 3,
+    draws: int = 2,
 ) -> Results:
     """operation(**arguments) against the reference, result by result; returns what it gave.
 

@@ -52,6 +52,32 @@ FFKERN_HD float goodness_slope(Goodness kind, int64_t units) {
   return 0.0f;
 }
 
+/// Factors of one update. Biases take no decay under Hinton's rule; torch's optimisers decay every parameter.
+FFKERN_HD UpdateRule update_rule(const OptimiserParams& p, bool is_bias) {
+  const bool adam = p.kind == Optimiser::kAdam || p.kind == Optimiser::kAdamW;
+  const double decay = is_bias && p.kind == Optimiser::kEma ? 0.0 : p.weight_decay;
+  double power1 = 1.0, power2 = 1.0;
+  double b1 = p.beta1, b2 = p.beta2;
+  for (int64_t e = p.step; e > 0; e >>= 1, b1 *= b1, b2 *= b2) {  // beta^step by squaring
+    if (e & 1) {
+      power1 *= b1;
+      power2 *= b2;
+    }
+  }
+  UpdateRule r;
+  r.kind = p.kind;
+  r.lr = static_cast<float>(adam ? p.lr / (1.0 - power1) : p.lr);
+  r.weight_decay = static_cast<float>(p.kind == Optimiser::kAdamW ? 0.0 : decay);
+  r.shrink = static_cast<float>(p.kind == Optimiser::kAdamW ? 1.0 - p.lr * decay : 1.0);
+  r.beta1 = static_cast<float>(p.beta1);
+  r.rest1 = static_cast<float>(1.0 - p.beta1);
+  r.beta2 = static_cast<float>(p.beta2);
+  r.rest2 = static_cast<float>(1.0 - p.beta2);
+  r.root = static_cast<float>(adam ? 1.0 / sqrt(1.0 - power2) : 1.0);
+  r.eps = static_cast<float>(p.eps);
+  return r;
+}
+
 /// Loss and coefficient c = dloss/dg of one row; sign is +1 (positive) or -1 (negative).
 struct RowLoss {
   double loss;

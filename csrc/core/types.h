@@ -64,6 +64,17 @@ constexpr int state_slots(Optimiser kind) {
   return kind == Optimiser::kAdam || kind == Optimiser::kAdamW ? 2 : 1;
 }
 
+/// The same as the factors that the update of one element needs, worked out once per step.
+struct UpdateRule {
+  Optimiser kind;
+  float lr;            // Adam: lr / (1 - beta1^step)
+  float weight_decay;  // in the gradient (kSgd, kAdam) or beside the average (kEma); 0 where it does not apply
+  float shrink;        // kAdamW: 1 - lr * weight_decay; else 1
+  float beta1, rest1, beta2, rest2;
+  float root;  // 1 / sqrt(1 - beta2^step)
+  float eps;
+};
+
 struct PeerParams {
   float strength = 0.0f;  // lambda; 0 switches peer normalisation off
   float momentum = 0.9f;

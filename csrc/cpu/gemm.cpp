@@ -1,25 +1,20 @@
-// A blocked float32 product for builds without a BLAS (NumPy and C++ users), and a second opinion for tests.
+// A float32 product for builds without a BLAS (NumPy and C++ users), and a second opinion for tests.
 //
-//          kBlockK                  n
-//        +---------+        +---------------+          C is cut into slices of rows, one task each. Within a slice,
-//   m    | A block |   x    | B block       | kBlockK  blocks of A (kBlockM x kBlockK, second-level cache) meet
-//        +---------+        +---------------+          panels of B (kBlockK x tile columns, first-level cache).
-//
-// Both operands are packed so that the inner tile (row_kernels.cpp) reads them in order. The k-blocks are added to C
-// one after the other: the order of every sum is fixed by the sizes alone, whatever the threads do.
+// C is cut into slices of rows, one task each; A is used as it lies unless it has to be transposed; B is packed into panels, block of columns by block
+// of columns. The order of every sum is fixed by the sizes alone, whatever the threads do.
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 
+#include "gemm_kernels.h"
 #include "provider.h"
-#include "row_kernels.h"
 
 namespace ffkern::cpu {
 namespace {
 
-constexpr int64_t kBlockM = 120;  // a multiple of every tile height (4, 6, 12)
-constexpr int64_t kBlockK = 256;
-constexpr int64_t kBlockN = 512;
+constexpr int64_t kColumns = 512;  // of C at once: the packed block of B stays in cache
+constexpr int64_t kRows = 96;
 
 struct Free {
   void operator()(float* p) const { std::free(p); }
@@ -27,50 +22,39 @@ struct Free {
 using Buffer = std::unique_ptr<float[], Free>;
 
 Buffer allocate(int64_t floats) {
-  void* p = std::aligned_alloc(64, static_cast<size_t>((floats * 4 + 63) / 64 * 64));
+  void* p = std::aligned_alloc(64, static_cast<size_t>((floats * 4 + 63) / 64 * 64 + 64));
   if (p == nullptr) throw std::bad_alloc();
   return Buffer(static_cast<float*>(p));
 }
 
-/// Element (i, j) of op(X).
-inline float at(const float* x, int64_t ld, bool transposed, int64_t i, int64_t j) {
-  return transposed ? x[j * ld + i] : x[i * ld + j];
-}
-
-/// Packs op(A)[i0.., k0..] as panels of `tile` rows, k-major, the last one filled up with zeros.
-void pack_a(const Gemm& g, int64_t i0, int64_t rows, int64_t k0, int64_t k, int tile, float* out) {
-  for (int64_t i = 0; i < rows; i += tile) {
-    for (int64_t p = 0; p < k; ++p) {
-      for (int t = 0; t < tile; ++t) *out++ = i + t < rows ? at(g.a, g.lda, g.trans_a, i0 + i + t, k0 + p) : 0.0f;
+void multiply_slice(const Gemm& g, const GemmKernels& kernels, int64_t begin, int64_t end) {
+  const int64_t lanes = kernels.lanes;
+  const Buffer panels = allocate(g.k * kColumns), part = allocate(kRows * kColumns);
+  const Buffer rows = g.trans_a ? allocate(kRows * g.k) : nullptr;
+  for (int64_t j = 0; j < g.n; j += kColumns) {
+    const int64_t cols = g.n - j < kColumns ? g.n - j : kColumns, vectors = (cols + lanes - 1) / lanes;
+    if (g.trans_b) {
+      kernels.pack_rows(g.b + j * g.ldb, g.ldb, cols, g.k, 0, (vectors + 1) / 2, panels.get());
+    } else {
+      kernels.pack_columns(g.b + j, g.ldb, g.k, cols, 0, (vectors + 1) / 2, panels.get());
     }
-  }
-}
-
-void pack_b(const Gemm& g, int64_t j0, int64_t cols, int64_t k0, int64_t k, int tile, float* out) {
-  for (int64_t j = 0; j < cols; j += tile) {
-    for (int64_t p = 0; p < k; ++p) {
-      for (int t = 0; t < tile; ++t) *out++ = j + t < cols ? at(g.b, g.ldb, g.trans_b, k0 + p, j0 + j + t) : 0.0f;
-    }
-  }
-}
-
-void multiply_slice(const Gemm& g, const RowKernels& kernels, int64_t begin, int64_t end) {
-  const int64_t tr = kernels.tile_rows, tc = kernels.tile_cols;
-  Buffer a = allocate(kBlockM * kBlockK), b = allocate((kBlockN + tc) * kBlockK);
-  for (int64_t j = 0; j < g.n; j += kBlockN) {
-    const int64_t cols = g.n - j < kBlockN ? g.n - j : kBlockN;
-    for (int64_t p = 0; p < g.k; p += kBlockK) {
-      const int64_t depth = g.k - p < kBlockK ? g.k - p : kBlockK;
-      const bool add = p > 0 || g.beta != 0.0f;
-      pack_b(g, j, cols, p, depth, static_cast<int>(tc), b.get());
-      for (int64_t i = begin; i < end; i += kBlockM) {
-        const int64_t rows = end - i < kBlockM ? end - i : kBlockM;
-        pack_a(g, i, rows, p, depth, static_cast<int>(tr), a.get());
-        for (int64_t jj = 0; jj < cols; jj += tc) {
-          for (int64_t ii = 0; ii < rows; ii += tr) {
-            kernels.gemm_tile(depth, a.get() + ii * depth, b.get() + jj * depth, add, g.c + (i + ii) * g.ldc + j + jj,
-                              g.ldc, rows - ii < tr ? rows - ii : tr, cols - jj < tc ? cols - jj : tc);
-          }
+    for (int64_t i = begin; i < end; i += kRows) {
+      const int64_t units = end - i < kRows ? end - i : kRows;
+      const float* a = g.a + i * g.lda;
+      int64_t lda = g.lda;
+      if (g.trans_a) {
+        kernels.transpose(g.a + i, g.lda, g.k, units, rows.get(), g.k);
+        a = rows.get();
+        lda = g.k;
+      }
+      kernels.multiply(units, a, lda, {panels.get(), g.k, vectors}, false, part.get(), kColumns);
+      for (int64_t r = 0; r < units; ++r) {
+        float* c = g.c + (i + r) * g.ldc + j;
+        const float* from = part.get() + r * kColumns;
+        if (g.beta == 0.0f) {
+          std::memcpy(c, from, sizeof(float) * cols);
+        } else {
+          for (int64_t q = 0; q < cols; ++q) c[q] += from[q];
         }
       }
     }
@@ -80,13 +64,7 @@ void multiply_slice(const Gemm& g, const RowKernels& kernels, int64_t begin, int
 }  // namespace
 
 void own_gemm(const Provider& provider, const Gemm& g) {
-  const RowKernels& kernels = row_kernels();
-  if (g.k == 0 && g.beta == 0.0f) {
-    for (int64_t i = 0; i < g.m; ++i) {
-      for (int64_t j = 0; j < g.n; ++j) g.c[i * g.ldc + j] = 0.0f;
-    }
-    return;
-  }
+  const GemmKernels& kernels = gemm_kernels();
   const int64_t slices = slice_count(provider, g.m, g.n * g.k);
   parallel_tasks(provider, slices, [&](int64_t s) {
     multiply_slice(g, kernels, slice_begin(g.m, slices, s), slice_begin(g.m, slices, s + 1));

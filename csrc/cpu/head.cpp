@@ -96,10 +96,10 @@ void head_step(const Provider& provider, const Head& head, const int64_t* labels
 
   const bool two = state_slots(params.kind) == 2;
   const int64_t weights = classes * head.width;
-  kernels.update(params, true, scratch.dweight, trained.weight, trained.weight_state,
+  kernels.update(update_rule(params, false), scratch.dweight, trained.weight, trained.weight_state,
                  two ? trained.weight_state + weights : nullptr, weights);
   if (trained.bias != nullptr) {
-    kernels.update(params, params.kind != Optimiser::kEma, scratch.dbias, trained.bias, trained.bias_state,
+    kernels.update(update_rule(params, true), scratch.dbias, trained.bias, trained.bias_state,
                    two ? trained.bias_state + classes : nullptr, classes);
   }
 }

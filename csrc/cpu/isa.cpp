@@ -4,39 +4,44 @@
 #include <stdexcept>
 #include <string>
 
+#include "gemm_kernels.h"
 #include "row_kernels.h"
 
 namespace ffkern::cpu {
 namespace portable {
 extern const RowKernels kKernels;
+extern const GemmKernels kGemmKernels;
 }
 #ifdef FFKERN_HAVE_AVX2
 namespace avx2 {
 extern const RowKernels kKernels;
+extern const GemmKernels kGemmKernels;
 }
 #endif
 #ifdef FFKERN_HAVE_AVX512
 namespace avx512 {
 extern const RowKernels kKernels;
+extern const GemmKernels kGemmKernels;
 }
 #endif
 
 namespace {
 
 struct Candidate {
-  const RowKernels* kernels;
+  const RowKernels* rows;
+  const GemmKernels* products;
   bool supported;
 };
 
 /// Worst first.
 const Candidate* candidates(int& count) {
   static const Candidate list[] = {
-      {&portable::kKernels, true},
+      {&portable::kKernels, &portable::kGemmKernels, true},
 #ifdef FFKERN_HAVE_AVX2
-      {&avx2::kKernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+      {&avx2::kKernels, &avx2::kGemmKernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
 #endif
 #ifdef FFKERN_HAVE_AVX512
-      {&avx512::kKernels, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      {&avx512::kKernels, &avx512::kGemmKernels, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
 #endif
   };
@@ -44,36 +49,33 @@ const Candidate* candidates(int& count) {
   return list;
 }
 
-const RowKernels* choose() {
+const Candidate* choose() {
   int count = 0;
   const Candidate* list = candidates(count);
   const char* wanted = std::getenv("FFKERN_CPU_ISA");
-  if (wanted == nullptr || *wanted == '\0') {
-    const RowKernels* best = nullptr;
-    for (int i = 0; i < count; ++i) {
-      if (list[i].supported) best = list[i].kernels;
-    }
-    return best;
-  }
-  for (int i = 0; i < count; ++i) {
-    if (list[i].supported && std::string(wanted) == list[i].kernels->name) return list[i].kernels;
+  const bool any = wanted == nullptr || *wanted == '\0';
+  for (int i = count - 1; i >= 0; --i) {
+    if (list[i].supported && (any || std::string(wanted) == list[i].rows->name)) return &list[i];
   }
   throw std::runtime_error("FFKERN_CPU_ISA is '" + std::string(wanted) + "', but this build on this processor has: " +
                            supported_isas());
 }
 
-std::atomic<const RowKernels*> chosen{nullptr};
+std::atomic<const Candidate*> chosen{nullptr};
+
+const Candidate& current() {
+  const Candidate* candidate = chosen.load(std::memory_order_acquire);
+  if (candidate == nullptr) {
+    candidate = choose();
+    chosen.store(candidate, std::memory_order_release);
+  }
+  return *candidate;
+}
 
 }  // namespace
 
-const RowKernels& row_kernels() {
-  const RowKernels* kernels = chosen.load(std::memory_order_acquire);
-  if (kernels == nullptr) {
-    kernels = choose();
-    chosen.store(kernels, std::memory_order_release);
-  }
-  return *kernels;
-}
+const RowKernels& row_kernels() { return *current().rows; }
+const GemmKernels& gemm_kernels() { return *current().products; }
 
 void reset_isa() { chosen.store(nullptr, std::memory_order_release); }
 
@@ -83,7 +85,7 @@ const char* supported_isas() {
     int count = 0;
     const Candidate* list = candidates(count);
     for (int i = 0; i < count; ++i) {
-      if (list[i].supported) text += (text.empty() ? "" : ", ") + std::string(list[i].kernels->name);
+      if (list[i].supported) text += (text.empty() ? "" : ", ") + std::string(list[i].rows->name);
     }
     return text;
   }();

@@ -69,10 +69,10 @@ void local_loss(int64_t rows, const float* goodness, const Lesson&, float* coef,
 /// p = 0. scratch: threads * M floats.
 void peer_update(const Provider&, int64_t rows, int64_t units, const float* h, const float* sign, PeerParams,
                  float* mean, float* p, float* scratch);
-/// dW [M, K] and db [M] from kept activities. sign and peer may be null. scratch: gradient_floats().
+/// dW [M, K] and db [M] from kept activities. sign and peer may be null. scratch: update_floats().
 void gradient(const Provider&, const Layer&, const Activities& kept, const float* coef, const float* sign,
               const float* peer, float* dweight, float* dbias, float* scratch);
-int64_t gradient_floats(const Provider&, const Layer&);
+
 /// The same with the update fused in. scratch: update_floats().
 void update(const Provider&, const Layer&, const Activities& kept, const float* coef, const float* sign,
             const float* peer, const OptimiserParams&, const Trained&, float* scratch);
@@ -92,7 +92,7 @@ struct Step {
   double* stats = nullptr;
 };
 void step(const Provider&, const Step&, float* scratch);
-int64_t step_floats(const Provider&, const Layer&, bool peer, bool keep_h);
+int64_t step_floats(const Provider&, const Layer&, bool peer);
 
 // ---- prediction
 

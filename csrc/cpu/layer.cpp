@@ -29,18 +29,8 @@ namespace ffkern::cpu {
 namespace {
 
 constexpr int64_t kChunkFloats = 4 << 20;       // z of one chunk: 16 MiB
-constexpr int64_t kUpdateBlockFloats = 4 << 20; // dW of one block of units: 16 MiB
-
-int64_t label_index(const Layer& layer, int64_t row) {
-  const int64_t label = layer.labels[row];
-  return label < 0 ? layer.classes : label;
-}
-
-float input_norm(const Layer& layer, const RowKernels& kernels, int64_t i) {
-  if (layer.x_norm != nullptr) return layer.x_norm[i];
-  if (layer.kind.norm == Norm::kNone && layer.classes == 0) return 0.0f;  // r = 1 needs no norm
-  return std::sqrt(kernels.sum_sq(layer.x + i * layer.ldx + layer.classes, layer.inputs - layer.classes));
-}
+constexpr int64_t kUpdateBlockFloats = 4 << 20;  // dW of one block of units: 16 MiB
+constexpr int64_t kRunRows = 32;                // rows that add up in a short sum of their own
 
 /// Activities of row `at`: image at % images with the label of that row, if the layer has labels.
 Row forward_row(const Layer& layer, const RowKernels& kernels, const float* columns, const float* z, float norm,
@@ -54,21 +44,6 @@ RowGradient row_gradient(const Layer& layer, float coef, float scale, const floa
           sign > 0 ? peer : nullptr, scale};
 }
 
-/// Loss of one row into stats; its coefficient.
-float row_lesson(const Lesson& lesson, int64_t rows, int64_t row, float goodness, double* stats) {
-  const float sign = lesson.sign[row];
-  if (sign == 0.0f) return 0.0f;
-  const float weight = lesson.row_weight != nullptr ? lesson.row_weight[row] : 1.0f / static_cast<float>(rows);
-  const RowLoss r = row_loss(lesson.loss, goodness, sign, weight);
-  stats[kStatLoss] += r.loss;
-  const bool positive = sign > 0;
-  stats[positive ? kStatGoodnessPos : kStatGoodnessNeg] += goodness;
-  stats[positive ? kStatRowsPos : kStatRowsNeg] += 1;
-  if (positive && goodness > lesson.loss.threshold) stats[kStatCorrectPos] += 1;
-  if (!positive && goodness < lesson.loss.threshold) stats[kStatCorrectNeg] += 1;
-  return r.coef;
-}
-
 void product(const Provider& provider, const Layer& layer, int64_t begin, int64_t images, float* z) {
   const int64_t skip = layer.classes;
   provider.gemm(provider, {.trans_b = true, .m = images, .n = layer.units, .k = layer.inputs - skip,
@@ -77,32 +52,51 @@ void product(const Provider& provider, const Layer& layer, int64_t begin, int64_
                            .c = z, .ldc = layer.units});
 }
 
-/// dW[first.., :] of `units` units = (r dz)^T x, label columns left alone.
+/// dW[first.., :] of `units` units = (r dz)^T x. All columns, so that the product stays aligned: scatter_labels()
+/// then puts the label columns right.
 void weight_product(const Provider& provider, const Layer& layer, int64_t begin, int64_t images, const float* rdz,
                     int64_t first, int64_t units, bool add, float* dweight) {
-  const int64_t skip = layer.classes;
-  provider.gemm(provider, {.trans_a = true, .m = units, .n = layer.inputs - skip, .k = images,
+  provider.gemm(provider, {.trans_a = true, .m = units, .n = layer.inputs, .k = images,
                            .a = rdz + first, .lda = layer.units,
-                           .b = layer.x + begin * layer.ldx + skip, .ldb = layer.ldx,
-                           .beta = add ? 1.0f : 0.0f, .c = dweight + skip, .ldc = layer.inputs});
+                           .b = layer.x + begin * layer.ldx, .ldb = layer.ldx,
+                           .beta = add ? 1.0f : 0.0f, .c = dweight, .ldc = layer.inputs});
 }
 
 /// Sums over rows that a slice keeps for itself: db [M], then the label columns [classes + 1, M].
+///
+/// A bias gradient is a sum over all rows, in float32. Rows add up in runs of kRunRows, and runs in the total, so
+/// that the rounding error grows with R / kRunRows + kRunRows instead of R.
 struct SliceSums {
   int64_t slices = 0, floats = 0;
-  float* data = nullptr;
+  float* totals = nullptr;
+  float* runs = nullptr;
 
   SliceSums(Arena& arena, const Provider& provider, const Layer& layer) {
     slices = slice_count(provider, layer.images, layer.variants * layer.units);
     floats = layer.units * (layer.classes > 0 ? layer.classes + 2 : 1);
-    data = arena.take(slices * floats);
+    totals = arena.take(slices * floats);
+    runs = arena.take(slices * floats);
   }
-  float* db(int64_t s) const { return data + s * floats; }
+  float* db(int64_t s) const { return totals + s * floats; }
   float* label(const Layer& layer, int64_t s, int64_t index) const { return db(s) + layer.units * (1 + index); }
-  void clear() const { std::memset(data, 0, sizeof(float) * slices * floats); }
+  float* run_db(int64_t s) const { return runs + s * floats; }
+  float* run_label(const Layer& layer, int64_t s, int64_t index) const {
+    return run_db(s) + layer.units * (1 + index);
+  }
+  void clear() const {
+    std::memset(totals, 0, sizeof(float) * slices * floats);
+    std::memset(runs, 0, sizeof(float) * slices * floats);
+  }
+
+  /// Ends a run of slice s.
+  void flush(const RowKernels& kernels, int64_t s) const {
+    kernels.add(run_db(s), db(s), floats);
+    std::memset(run_db(s), 0, sizeof(float) * floats);
+  }
 
   /// Adds the slices in order into slice 0, and the neutral label's sum into every label column.
   void reduce(const RowKernels& kernels, const Layer& layer) const {
+    for (int64_t s = 0; s < slices; ++s) flush(kernels, s);
     for (int64_t s = 1; s < slices; ++s) kernels.add(db(s), db(0), floats);
     for (int64_t c = 0; c < layer.classes; ++c) {
       kernels.add(label(layer, 0, layer.classes), label(layer, 0, c), layer.units);
@@ -114,11 +108,11 @@ struct SliceSums {
 void gradient_row(const Layer& layer, const RowKernels& kernels, const SliceSums& sums, int64_t slice, int64_t variant,
                   int64_t row, RowGradient g, const float* h, float* rdz) {
   if (layer.classes == 0) {
-    kernels.gradient(h, g, rdz, sums.db(slice), layer.units);
+    kernels.gradient(h, g, rdz, sums.run_db(slice), layer.units);
   } else {
     const int64_t index = label_index(layer, row);
-    kernels.gradient_label(h, g, variant > 0, label_value(layer, index), rdz, sums.db(slice),
-                           sums.label(layer, slice, index), layer.units);
+    kernels.gradient_label(h, g, variant > 0, label_value(layer, index), rdz, sums.run_db(slice),
+                           sums.run_label(layer, slice, index), layer.units);
   }
 }
 
@@ -136,6 +130,7 @@ void update_units(const Provider& provider, const RowKernels& kernels, const Lay
                   const Trained& trained, int64_t first, int64_t units, const float* dweight) {
   const int64_t offset = first * layer.inputs, count = units * layer.inputs, slot = layer.units * layer.inputs;
   const bool two = state_slots(params.kind) == 2;
+  const UpdateRule rule = update_rule(params, false);
   const int64_t slices = slice_count(provider, count, 4);
   parallel_tasks(provider, slices, [&](int64_t s) {
     // Slices begin on multiples of 16 floats, so that no two threads write one cache line of an aligned tensor.
@@ -143,19 +138,16 @@ void update_units(const Provider& provider, const RowKernels& kernels, const Lay
     const int64_t next = slice_begin((count + 15) / 16, slices, s + 1) * 16;
     const int64_t end = next < count ? next : count;
     float* m = trained.weight_state + offset + begin;
-    kernels.update(params, true, dweight + begin, trained.weight + offset + begin, m, two ? m + slot : nullptr,
-                   end - begin);
+    kernels.update(rule, dweight + begin, trained.weight + offset + begin, m, two ? m + slot : nullptr, end - begin);
   });
 }
 
 void update_bias(const RowKernels& kernels, int64_t units, const OptimiserParams& params, const Trained& trained,
                  const float* dbias) {
   if (trained.bias == nullptr) return;
-  // Hinton's rule decays weights only; torch's optimisers decay every parameter.
-  const bool decay = params.kind != Optimiser::kEma;
   const bool two = state_slots(params.kind) == 2;
-  kernels.update(params, decay, dbias, trained.bias, trained.bias_state, two ? trained.bias_state + units : nullptr,
-                 units);
+  kernels.update(update_rule(params, true), dbias, trained.bias, trained.bias_state,
+                 two ? trained.bias_state + units : nullptr, units);
 }
 
 int64_t update_block(const Layer& layer) {
@@ -173,28 +165,6 @@ void update_blocks(const Provider& provider, const RowKernels& kernels, const La
     scatter_labels(layer, sums, first, units, dweight);
     update_units(provider, kernels, layer, params, trained, first, units, dweight);
   }
-}
-
-/// m and p from the summed positive activities; see peer_update() in kernels.h.
-void peer_from_sums(int64_t units, const float* sums, int64_t positives, PeerParams params, float* mean, float* p) {
-  if (positives == 0) {
-    std::memset(p, 0, sizeof(float) * units);
-    return;
-  }
-  double total = 0;
-  for (int64_t j = 0; j < units; ++j) {
-    mean[j] = params.momentum * mean[j] + (1.0f - params.momentum) * (sums[j] / static_cast<float>(positives));
-    total += mean[j];
-  }
-  const float centre = static_cast<float>(total / static_cast<double>(units));
-  const float factor = params.strength / static_cast<float>(positives);
-  for (int64_t j = 0; j < units; ++j) p[j] = factor * (mean[j] - centre);
-}
-
-int64_t count_positive(int64_t rows, const float* sign) {
-  int64_t n = 0;
-  for (int64_t i = 0; i < rows; ++i) n += sign[i] > 0;
-  return n;
 }
 
 }  // namespace
@@ -289,6 +259,7 @@ void sweep_gradients(const Provider& provider, const RowKernels& kernels, const 
                      row_gradient(layer, coef[at], kept.scale[at], peer, sign != nullptr ? sign[at] : 0.0f),
                      kept.h + at * layer.units, scratch.rdz + i * layer.units);
       }
+      if (i % kRunRows == kRunRows - 1) sums.flush(kernels, s);
     }
   });
   sums.reduce(kernels, layer);
@@ -345,7 +316,7 @@ struct StepScratch {
   float* peer_sums = nullptr;  // [slices, M]
   float* p = nullptr;
 
-  StepScratch(Arena& arena, const Provider& provider, const Layer& layer, bool peer, bool keep_h)
+  StepScratch(Arena& arena, const Provider& provider, const Layer& layer, bool peer)
       : chunk(chunk_images(layer, peer)), sums(arena, provider, layer) {
     coef = arena.take(layer.rows());
     scale = arena.take(layer.rows());
@@ -355,7 +326,7 @@ struct StepScratch {
     dweight = arena.take((chunk < layer.images ? layer.units : update_block(layer)) * layer.inputs);
     if (layer.classes > 0) {
       columns = arena.take(label_floats(layer));
-      if (!keep_h) variant_h = arena.take(sums.slices * layer.variants * layer.units);
+      variant_h = arena.take(sums.slices * layer.variants * layer.units);
     }
     if (peer) {
       peer_sums = arena.take(sums.slices * layer.units);
@@ -392,7 +363,7 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
       };
       if (pass.lesson) scratch.norm[i] = input_norm(layer, kernels, i);
       // Variants that nobody keeps are computed again when the lesson was in an earlier pass.
-      if (pass.lesson || scratch.variant_h != nullptr) {
+      if (pass.lesson || (layer.classes > 0 && step.keep_h == nullptr)) {
         for (int64_t v = 0; v < layer.variants; ++v) {
           const int64_t at = v * layer.images + i;
           const Row row = forward_row(layer, kernels, scratch.columns, z, scratch.norm[i], at, activities(v));
@@ -412,15 +383,16 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
                      row_gradient(layer, scratch.coef[at], scratch.scale[at], scratch.p, step.lesson.sign[at]),
                      activities(v), z);
       }
+      if (i % kRunRows == kRunRows - 1) sums.flush(kernels, s);
     }
   });
 }
 
 }  // namespace
 
-int64_t step_floats(const Provider& provider, const Layer& layer, bool peer, bool keep_h) {
+int64_t step_floats(const Provider& provider, const Layer& layer, bool peer) {
   Arena arena(nullptr);
-  StepScratch(arena, provider, layer, peer, keep_h);
+  StepScratch(arena, provider, layer, peer);
   return arena.used();
 }
 
@@ -429,7 +401,7 @@ void step(const Provider& provider, const Step& step, float* memory) {
   const Layer& layer = step.layer;
   const bool peer = step.peer_mean != nullptr;
   Arena arena(memory);
-  const StepScratch scratch(arena, provider, layer, peer, step.keep_h != nullptr);
+  const StepScratch scratch(arena, provider, layer, peer);
   const int64_t slices = scratch.sums.slices;
 
   scratch.sums.clear();

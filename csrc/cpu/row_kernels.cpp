@@ -117,15 +117,13 @@ void axpy(float a, const float* x, float* y, int64_t n) {
 // ---- optimisers: one pass over gradient, weight and state; at the memory bandwidth, so exact sqrt and division
 // cost nothing.
 
-void update(const OptimiserParams& p, bool decay, const float* gradient, float* weight, float* m, float* v, int64_t n) {
-  const double wd = decay ? p.weight_decay : 0.0;
-  const Vec lr = splat(static_cast<float>(p.lr)), decay_in_gradient = splat(static_cast<float>(wd));
-  const Vec beta1 = splat(static_cast<float>(p.beta1)), rest1 = splat(static_cast<float>(1.0 - p.beta1));
-  switch (p.kind) {
+void update(const UpdateRule& rule, const float* gradient, float* weight, float* m, float* v, int64_t n) {
+  const Vec lr = splat(rule.lr), decay = splat(rule.weight_decay), beta1 = splat(rule.beta1), rest1 = splat(rule.rest1);
+  switch (rule.kind) {
     case Optimiser::kSgd:
       for_each_vec(n, [&](int64_t j, auto lanes) {
         const Vec w = load(weight + j, lanes);
-        const Vec g = fma(decay_in_gradient, w, load(gradient + j, lanes));
+        const Vec g = fma(decay, w, load(gradient + j, lanes));
         const Vec a = fma(beta1, load(m + j, lanes), g);
         store(m + j, a, lanes);
         store(weight + j, fnma(lr, a, w), lanes);
@@ -136,78 +134,24 @@ void update(const OptimiserParams& p, bool decay, const float* gradient, float* 
         const Vec w = load(weight + j, lanes);
         const Vec a = fma(beta1, load(m + j, lanes), rest1 * load(gradient + j, lanes));
         store(m + j, a, lanes);
-        store(weight + j, fnma(lr, fma(decay_in_gradient, w, a), w), lanes);
+        store(weight + j, fnma(lr, fma(decay, w, a), w), lanes);
       });
       return;
     case Optimiser::kAdam:
     case Optimiser::kAdamW: {
-      double power1 = 1.0, power2 = 1.0;  // beta^step by squaring: no libm call, so the bits are the compiler's alone
-      double b1 = p.beta1, b2 = p.beta2;
-      for (int64_t e = p.step; e > 0; e >>= 1, b1 *= b1, b2 *= b2) {
-        if (e & 1) {
-          power1 *= b1;
-          power2 *= b2;
-        }
-      }
-      const bool decoupled = p.kind == Optimiser::kAdamW;
-      const Vec beta2 = splat(static_cast<float>(p.beta2)), rest2 = splat(static_cast<float>(1.0 - p.beta2));
-      const Vec step = splat(static_cast<float>(p.lr / (1.0 - power1)));
-      const Vec root = splat(static_cast<float>(1.0 / __builtin_sqrt(1.0 - power2)));
-      const Vec eps = splat(static_cast<float>(p.eps));
-      const Vec in_gradient = decoupled ? zero() : decay_in_gradient;
-      const Vec shrink = splat(static_cast<float>(decoupled ? 1.0 - p.lr * wd : 1.0));
+      const Vec beta2 = splat(rule.beta2), rest2 = splat(rule.rest2), root = splat(rule.root), eps = splat(rule.eps);
+      const Vec shrink = splat(rule.shrink);
       for_each_vec(n, [&](int64_t j, auto lanes) {
         const Vec w = load(weight + j, lanes);
-        const Vec g = fma(in_gradient, w, load(gradient + j, lanes));
+        const Vec g = fma(decay, w, load(gradient + j, lanes));
         const Vec first = fma(beta1, load(m + j, lanes), rest1 * g);
         const Vec second = fma(rest2 * g, g, beta2 * load(v + j, lanes));
         const Vec denominator = fma(sqrt(second), root, eps);
         store(m + j, first, lanes);
         store(v + j, second, lanes);
-        store(weight + j, fnma(step, first / denominator, w * shrink), lanes);
+        store(weight + j, fnma(lr, first / denominator, w * shrink), lanes);
       });
       return;
-    }
-  }
-}
-
-// ---- the inner tile of own_gemm: kTileRows x 2 vectors of C stay in registers while k runs.
-
-#if FFKERN_LEVEL == 2
-constexpr int kTileRows = 12;  // 24 accumulators + 2 of B + 1 of A of the 32 registers
-#elif FFKERN_LEVEL == 1
-constexpr int kTileRows = 6;  // 12 + 2 + 1 of 16
-#else
-constexpr int kTileRows = 4;
-#endif
-constexpr int kTileCols = 2 * Vec::kLanes;
-
-void gemm_tile(int64_t k, const float* a_panel, const float* b_panel, bool add, float* c, int64_t ldc, int64_t rows,
-               int64_t cols) {
-  Vec acc[kTileRows][2];
-  for (auto& row : acc) row[0] = row[1] = zero();
-  for (int64_t p = 0; p < k; ++p) {
-    const Vec b0 = load(b_panel + p * kTileCols), b1 = load(b_panel + p * kTileCols + Vec::kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kTileRows; ++i) {
-      const Vec a = splat(a_panel[p * kTileRows + i]);
-      acc[i][0] = fma(a, b0, acc[i][0]);
-      acc[i][1] = fma(a, b1, acc[i][1]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kTileRows; ++i) {
-    if (i >= rows) break;
-    for (int half = 0; half < 2; ++half) {
-      const int64_t left = cols - half * Vec::kLanes;
-      if (left <= 0) break;
-      float* p = c + i * ldc + half * Vec::kLanes;
-      const int64_t lanes = left < Vec::kLanes ? left : Vec::kLanes;
-      if (lanes == Vec::kLanes) {
-        store(p, add ? load(p) + acc[i][half] : acc[i][half]);
-      } else {
-        store(p, add ? load(p, lanes) + acc[i][half] : acc[i][half], lanes);
-      }
     }
   }
 }
@@ -218,7 +162,7 @@ void gemm_tile(int64_t k, const float* a_panel, const float* b_panel, bool add, 
 }  // namespace
 
 extern const RowKernels kKernels;
-const RowKernels kKernels = {FFKERN_TEXT(FFKERN_ISA), sum_sq, epilogue, epilogue_label, gradient, gradient_label,
-                             add, axpy, update, gemm_tile, kTileRows, kTileCols};
+const RowKernels kKernels = {FFKERN_TEXT(FFKERN_ISA), sum_sq, epilogue, epilogue_label, gradient,
+                             gradient_label, add, axpy, update};
 
 }  // namespace ffkern::cpu::FFKERN_ISA

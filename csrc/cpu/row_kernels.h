@@ -1,4 +1,4 @@
-// The vector kernels behind the matrix products: everything that touches a row of x, z, h or a span of weights.
+// Vector kernels on one row of x, z or h, or on a span of weights.
 #pragma once
 #include "../core/types.h"
 
@@ -48,13 +48,7 @@ struct RowKernels {
   void (*axpy)(float a, const float* x, float* y, int64_t n);
 
   /// One optimiser update of n weights. m and v are the state slots (v null with one slot).
-  void (*update)(const OptimiserParams& params, bool decay, const float* gradient, float* weight, float* m, float* v,
-                 int64_t n);
-
-  /// c[rows, cols] = (add ? c : 0) + a b for packed panels; see gemm.cpp.
-  void (*gemm_tile)(int64_t k, const float* a_panel, const float* b_panel, bool add, float* c, int64_t ldc, int64_t rows,
-                    int64_t cols);
-  int tile_rows, tile_cols;
+  void (*update)(const UpdateRule& rule, const float* gradient, float* weight, float* m, float* v, int64_t n);
 };
 
 /// The kernels of the instruction set in use: the best of the machine, or $FFKERN_CPU_ISA. Throws std::runtime_error

@@ -55,4 +55,54 @@ inline Row variant_row(const Layer& layer, const RowKernels& kernels, const floa
   return finish_row(layer, scale, kernels.epilogue_label(z, label, layer.bias, scale, h, layer.units));
 }
 
+/// Label of row v * images + i as an index; the neutral label is the one past the classes.
+inline int64_t label_index(const Layer& layer, int64_t row) {
+  const int64_t label = layer.labels[row];
+  return label < 0 ? layer.classes : label;
+}
+
+/// ||x_i||, without label columns.
+inline float input_norm(const Layer& layer, const RowKernels& kernels, int64_t i) {
+  if (layer.x_norm != nullptr) return layer.x_norm[i];
+  if (layer.kind.norm == Norm::kNone && layer.classes == 0) return 0.0f;  // r = 1 needs no norm
+  return std::sqrt(kernels.sum_sq(layer.x + i * layer.ldx + layer.classes, layer.inputs - layer.classes));
+}
+
+/// Loss of one row into stats; its coefficient.
+inline float row_lesson(const Lesson& lesson, int64_t rows, int64_t row, float goodness, double* stats) {
+  const float sign = lesson.sign[row];
+  if (sign == 0.0f) return 0.0f;
+  const float weight = lesson.row_weight != nullptr ? lesson.row_weight[row] : 1.0f / static_cast<float>(rows);
+  const RowLoss r = row_loss(lesson.loss, goodness, sign, weight);
+  stats[kStatLoss] += r.loss;
+  const bool positive = sign > 0;
+  stats[positive ? kStatGoodnessPos : kStatGoodnessNeg] += goodness;
+  stats[positive ? kStatRowsPos : kStatRowsNeg] += 1;
+  if (positive && goodness > lesson.loss.threshold) stats[kStatCorrectPos] += 1;
+  if (!positive && goodness < lesson.loss.threshold) stats[kStatCorrectNeg] += 1;
+  return r.coef;
+}
+
+/// m and p from the summed positive activities; see peer_update() in kernels.h.
+inline void peer_from_sums(int64_t units, const float* sums, int64_t positives, PeerParams params, float* mean, float* p) {
+  if (positives == 0) {
+    std::memset(p, 0, sizeof(float) * units);
+    return;
+  }
+  double total = 0;
+  for (int64_t j = 0; j < units; ++j) {
+    mean[j] = params.momentum * mean[j] + (1.0f - params.momentum) * (sums[j] / static_cast<float>(positives));
+    total += mean[j];
+  }
+  const float centre = static_cast<float>(total / static_cast<double>(units));
+  const float factor = params.strength / static_cast<float>(positives);
+  for (int64_t j = 0; j < units; ++j) p[j] = factor * (mean[j] - centre);
+}
+
+inline int64_t count_positive(int64_t rows, const float* sign) {
+  int64_t n = 0;
+  for (int64_t i = 0; i < rows; ++i) n += sign[i] > 0;
+  return n;
+}
+
 }  // namespace ffkern::cpu

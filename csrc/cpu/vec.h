@@ -1,6 +1,6 @@
 // One vector type per instruction set, so that each row kernel is written once.
 //
-// row_kernels.cpp is compiled once with FFKERN_ISA = portable, avx2 and avx512. Everything here lives in a
+// row_kernels.cpp and gemm_kernels.cpp are compiled once with FFKERN_ISA = portable, avx2 and avx512. Everything here lives in a
 // namespace of that name: an inline function shared between the builds would be merged by the linker, and an AVX-512
 // copy could then run on a machine without it. For the same reason this header uses no inline function of the
 // standard library.

@@ -14,14 +14,17 @@ namespace {
 std::mutex mutex;  // guards loading and the retained contexts
 std::atomic<const Driver*> loaded{nullptr};
 
-void check(const Driver& driver, Result result, const std::string& what) {
+void check(const Driver& driver, Result result, const char* call, const char* name) {
   if (result == kSuccess) return;
-  const char *name = nullptr, *text = nullptr;
-  driver.get_error_name(result, &name);
+  const char *error = nullptr, *text = nullptr;
+  driver.get_error_name(result, &error);
   driver.get_error_string(result, &text);
-  throw Error(result, "ffkern: " + what + " failed with " + (name ? name : "an unknown error") +
-                          " (" + std::to_string(result) + ")" +
-                          (text ? std::string(": ") + text : ""));
+  std::string what = std::string("ffkern: ") + call;
+  if (name) what += std::string(" of ") + name;
+  what += std::string(" failed with ") + (error ? error : "an unknown error");
+  what += " (" + std::to_string(result) + ")";
+  if (text) what += std::string(": ") + text;
+  throw Error(result, what);
 }
 
 std::unique_ptr<const Driver> load() {
@@ -47,7 +50,7 @@ std::unique_ptr<const Driver> load() {
                              "' is too old, it lacks " + missing +
                              ": install a newer NVIDIA driver.");
   }
-  check(*driver, driver->init(0), "cuInit");
+  check(*driver, driver->init(0), "cuInit", nullptr);
   return driver;
 }
 
@@ -62,7 +65,9 @@ const Driver& driver() {
   return *ready;
 }
 
-void check(Result result, const std::string& what) { check(driver(), result, what); }
+void check(Result result, const char* call, const char* name) {
+  if (result != kSuccess) check(driver(), result, call, name);
+}
 
 ContextGuard::ContextGuard(Device device) : device_(device) {
   const Driver& cu = driver();

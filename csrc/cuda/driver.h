@@ -65,9 +65,9 @@ struct Error : std::runtime_error {
 /// tries again.
 const Driver& driver();
 
-/// Throws Error "ffkern: cuXxx failed with CUDA_ERROR_NAME (code): text" unless `result` is
+/// Throws Error "ffkern: cuXxx of NAME failed with CUDA_ERROR_... (code): text" unless `result` is
 /// kSuccess.
-void check(Result result, const std::string& what);
+void check(Result result, const char* call, const char* name = nullptr);
 
 /// Makes a context of `device` current for a scope. The thread's current context is kept if it
 /// belongs to the device, as it does under torch, whose runtime has made the primary context

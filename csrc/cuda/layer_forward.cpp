@@ -53,8 +53,9 @@ int tiles(int64_t size, int tile) { return static_cast<int>((size + tile - 1) / 
 
 std::string names() {
   std::string list;
-  for (const auto& instance : kInstances)
+  for (const auto& instance : kInstances) {
     list += (list.empty() ? "" : ", ") + std::string(instance.name);
+  }
   return list;
 }
 
@@ -79,14 +80,14 @@ const LayerForwardInstance& choose_instance(const LayerForward& op, Device devic
 
   const DeviceFacts facts = device_facts(ContextGuard(device));
   const LayerForwardInstance* chosen = nullptr;
-  for (const auto& instance : kInstances) {  // from the widest copies and largest tiles down
+  for (const auto& instance : kInstances) {  // from the widest copies and the largest tiles down
     if (instance.copy_bytes > aligned || instance.shared_bytes > facts.shared_bytes) continue;
-    if (chosen && chosen->copy_bytes > instance.copy_bytes)
-      break;  // a smaller tile would not make up for narrow copies
+    // Smaller tiles do not make up for narrower copies.
+    if (chosen && instance.copy_bytes < chosen->copy_bytes) break;
     chosen = &instance;
-    if (int64_t{tiles(op.rows, instance.tile_m)} * tiles(op.units, instance.tile_n) >=
-        facts.multiprocessors)
-      break;
+    const int64_t blocks =
+        int64_t{tiles(op.rows, chosen->tile_m)} * tiles(op.units, chosen->tile_n);
+    if (blocks >= facts.multiprocessors) break;
   }
   if (!chosen) {
     throw std::runtime_error(
@@ -129,8 +130,9 @@ void launch_layer_forward(const LayerForward& op, const LayerForwardPlan& plan, 
   params.h = static_cast<uint16_t*>(op.h);
   params.scale = op.scale;
   params.partial_sq = workspace;
-  if (op.kind.goodness == Goodness::kSumAbs)
+  if (op.kind.goodness == Goodness::kSumAbs) {
     params.partial_sum = workspace + int64_t{plan.tiles_n} * op.rows;
+  }
   params.x_pitch = op.x_pitch;
   params.weight_pitch = op.weight_pitch;
   params.h_pitch = op.h_pitch;
@@ -161,12 +163,6 @@ void launch_layer_forward(const LayerForward& op, const LayerForwardPlan& plan, 
   launch(kGoodness, kernel(context, kLayerForwardImage, kGoodness),
          {static_cast<unsigned>(tiles(op.rows, kGoodnessThreads))}, kGoodnessThreads, 0, stream,
          sums);
-}
-
-std::vector<const char*> layer_forward_instances() {
-  std::vector<const char*> list;
-  for (const auto& instance : kInstances) list.push_back(instance.name);
-  return list;
 }
 
 }  // namespace ffkern::cuda

@@ -2,7 +2,6 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "../core/types.h"
 #include "driver.h"
@@ -44,8 +43,5 @@ LayerForwardPlan plan_layer_forward(const LayerForward& operands, Device device)
 /// Launches on `stream`; `workspace` holds plan.workspace_floats. Returns without waiting.
 void launch_layer_forward(const LayerForward& operands, const LayerForwardPlan& plan,
                           float* workspace, Device device, Stream stream);
-
-/// Names of the instances, in order of preference.
-std::vector<const char*> layer_forward_instances();
 
 }  // namespace ffkern::cuda

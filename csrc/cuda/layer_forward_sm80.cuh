@@ -264,8 +264,8 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
 
   // ---- row scales
   float* const row_scales = reinterpret_cast<float*>(shared + Tile::kScaleOffset);
-  float* const row_sums =
-      reinterpret_cast<float*>(shared + Tile::kSumsOffset);  // [2][kWarpsN][kTileM]
+  // [2][kWarpsN][kTileM]
+  float* const row_sums = reinterpret_cast<float*>(shared + Tile::kSumsOffset);
   if (squares_wanted) {
 #pragma unroll
     for (int m = 0; m < kFragmentsM; ++m) {

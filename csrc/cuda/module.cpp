@@ -2,6 +2,7 @@
 
 #include <map>
 #include <mutex>
+#include <string_view>
 #include <utility>
 
 extern "C" const char ffkern_image_layer_forward[];
@@ -15,7 +16,7 @@ namespace {
 struct Loaded {
   DeviceFacts facts;
   std::map<const void*, Module> modules;  // by image
-  std::map<std::pair<Module, std::string>, Function> functions;
+  std::map<std::pair<Module, std::string_view>, Function> functions;
 };
 
 std::mutex mutex;
@@ -48,7 +49,7 @@ Module load(const Loaded& in, const Image& image) {
                             "): ffkern needs compute capability 8.0 or newer, and a driver as new "
                             "as its compiler.");
   }
-  check(result, std::string("cuModuleLoadData of the image '") + image.name + "'");
+  check(result, "cuModuleLoadData", image.name);
   return module;
 }
 
@@ -68,12 +69,10 @@ Function kernel(const ContextGuard& context, const Image& image, const char* nam
   Function& function = in.functions[{module, name}];
   if (!function) {
     Function found = nullptr;
-    check(driver().module_get_function(&found, module, name),
-          std::string("cuModuleGetFunction of ") + name);
+    check(driver().module_get_function(&found, module, name), "cuModuleGetFunction", name);
     if (shared_bytes > 48 * 1024) {  // more than every device grants without being asked
       check(driver().func_set_attribute(found, kFunctionMaxDynamicSharedBytes, shared_bytes),
-            "cuFuncSetAttribute of " + std::string(name) + " to " + std::to_string(shared_bytes) +
-                " bytes of shared memory");
+            "cuFuncSetAttribute", name);
     }
     function = found;
   }

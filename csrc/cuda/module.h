@@ -22,9 +22,9 @@ struct DeviceFacts {
 /// Facts about the device of the current context; asked for once.
 DeviceFacts device_facts(const ContextGuard& context);
 
-/// The kernel `name` of `image`, ready for `shared_bytes` of dynamic shared memory. The first call
-/// in a context loads the image, which must not happen while a stream is being captured: call once
-/// before capturing a graph.
+/// The kernel `name` (a string literal) of `image`, ready for `shared_bytes` of dynamic shared
+/// memory. The first call in a context loads the image, which must not happen while a stream is
+/// being captured: call once before capturing a graph.
 Function kernel(const ContextGuard& context, const Image& image, const char* name,
                 int shared_bytes = 0);
 
@@ -39,7 +39,7 @@ void launch(const char* name, Function function, Dim grid, unsigned threads, int
   void* arguments[] = {&params};
   check(driver().launch_kernel(function, grid.x, grid.y, grid.z, threads, 1, 1,
                                static_cast<unsigned>(shared_bytes), stream, arguments, nullptr),
-        std::string("cuLaunchKernel of ") + name);
+        "cuLaunchKernel", name);
 }
 
 }  // namespace ffkern::cuda

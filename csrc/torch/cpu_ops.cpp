@@ -476,7 +476,7 @@ std::tuple<Tensor, Tensor> gradient(const char* op, const LayerInputs& in, const
   const cpu::Provider provider = torch_provider();
   cpu::gradient(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data,
                 dweight.mutable_data_ptr<float>(), dbias.mutable_data_ptr<float>(),
-                scratch_of(hold, h, cpu::gradient_floats(provider, in.layer)));
+                scratch_of(hold, h, cpu::update_floats(provider, in.layer)));
   return {dweight, dbias};
 }
 
@@ -565,7 +565,7 @@ void run_step(const char* op, const LayerInputs& in, const StepArguments& a) {
   const cpu::Provider provider = torch_provider();
   float* memory =
       workspace_of(op, a.workspace,
-                   cpu::step_floats(provider, layer, step.peer_mean != nullptr, step.keep_h != nullptr));
+                   cpu::step_floats(provider, layer, step.peer_mean != nullptr));
   step.optimiser = change.begin();
   cpu::step(provider, step, memory);
 }
@@ -768,8 +768,7 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
 // ---- facts: operations without tensors
 
 /// Floats that layer_step_ / shared_step_ (and with them layer_update_ / shared_update_) want as workspace.
-int64_t step_workspace(int64_t images, int64_t inputs, int64_t units, int64_t classes, int64_t variants, bool peer,
-                       bool keep_h) {
+int64_t step_workspace(int64_t images, int64_t inputs, int64_t units, int64_t classes, int64_t variants, bool peer) {
   const cpu::Provider provider = torch_provider();
   cpu::Layer layer;
   layer.images = images;
@@ -777,15 +776,16 @@ int64_t step_workspace(int64_t images, int64_t inputs, int64_t units, int64_t cl
   layer.units = units;
   layer.classes = classes;
   layer.variants = variants;
-  return cpu::step_floats(provider, layer, peer, keep_h) + 16;
+  return cpu::step_floats(provider, layer, peer) + 16;
 }
 
-int64_t update_workspace(int64_t images, int64_t inputs, int64_t units, int64_t classes) {
+int64_t update_workspace(int64_t images, int64_t inputs, int64_t units, int64_t classes, int64_t variants) {
   cpu::Layer layer;
   layer.images = images;
   layer.inputs = inputs;
   layer.units = units;
   layer.classes = classes;
+  layer.variants = variants;
   return cpu::update_floats(torch_provider(), layer) + 16;
 }
 

@@ -1,6 +1,5 @@
 #include "cuda_ops.h"
 
-#include <array>
 #include <utility>
 
 #include "checks.h"
@@ -15,8 +14,8 @@ using namespace ffkern::binding;
 void check_storage(const char* op, const char* name, const Tensor& t) {
   if (t.scalar_type() == ScalarType::BFloat16) return;
   refuse(op, name, " is ", dtype_text(t.scalar_type()),
-         "; on CUDA x and weight have to be bfloat16 so far (with ",
-         "float32 bias and x_norm), float32 and float16 are not there yet");
+         "; on CUDA x and weight have to be bfloat16 so far (with float32 bias and x_norm), "
+         "float32 and float16 are not there yet");
 }
 
 bool rows_are_contiguous(const Tensor& t) {
@@ -83,8 +82,7 @@ void check_outputs(const char* op, const Inputs& in, const Outputs& out) {
   if (!rows_are_contiguous(out.h) || (in.rows > 1 && out.h.stride(0) < in.units)) {
     refuse(op,
            "h has strides that the kernel cannot write in place; pass a tensor with contiguous "
-           "rows that do not ",
-           "overlap");
+           "rows that do not overlap");
   }
   const std::pair<const char*, const Tensor*> vectors[] = {
       {"goodness", &out.goodness}, {"scale", &out.scale}, {"h_norm", &out.h_norm}};
@@ -95,15 +93,15 @@ void check_outputs(const char* op, const Inputs& in, const Outputs& out) {
   }
 }
 
-void launch(const char* op, LaunchScope& scope, const Inputs& in, const Outputs& out) {
-  scope.use(op, "x", in.x, Access::kRead);
-  scope.use(op, "weight", in.weight, Access::kRead);
-  if (in.bias) scope.use(op, "bias", *in.bias, Access::kRead);
-  if (in.x_norm) scope.use(op, "x_norm", *in.x_norm, Access::kRead);
-  scope.use(op, "h", out.h, Access::kWrite);
-  scope.use(op, "goodness", out.goodness, Access::kWrite);
-  scope.use(op, "scale", out.scale, Access::kWrite);
-  scope.use(op, "h_norm", out.h_norm, Access::kWrite);
+void launch(LaunchScope& scope, const Inputs& in, const Outputs& out) {
+  scope.use("x", in.x, Access::kRead);
+  scope.use("weight", in.weight, Access::kRead);
+  if (in.bias) scope.use("bias", *in.bias, Access::kRead);
+  if (in.x_norm) scope.use("x_norm", *in.x_norm, Access::kRead);
+  scope.use("h", out.h, Access::kWrite);
+  scope.use("goodness", out.goodness, Access::kWrite);
+  scope.use("scale", out.scale, Access::kWrite);
+  scope.use("h_norm", out.h_norm, Access::kWrite);
 
   cuda::LayerForward layer;
   layer.x = in.x.const_data_ptr();
@@ -127,7 +125,7 @@ void launch(const char* op, LaunchScope& scope, const Inputs& in, const Outputs&
   // same stream.
   const Tensor workspace = torch::stable::new_empty(
       in.x, {static_cast<int64_t>(plan.workspace_floats)}, ScalarType::Float);
-  scope.use(op, "workspace", workspace, Access::kWrite);
+  scope.use("workspace", workspace, Access::kWrite);
   cuda::launch_layer_forward(layer, plan, workspace.mutable_data_ptr<float>(), scope.device(),
                              scope.stream());
 }
@@ -140,12 +138,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(const Tensor& x, const 
                                                          const std::string& norm, double eps,
                                                          const std::string& goodness) {
   const char* op = "layer_forward";
-  LaunchScope scope(x);
+  LaunchScope scope(op, "x", x);
   const Inputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
   const auto row_values = [&] { return torch::stable::new_empty(x, {in.rows}, ScalarType::Float); };
   const Outputs out = {torch::stable::new_empty(x, {in.rows, in.units}), row_values(), row_values(),
                        row_values()};
-  launch(op, scope, in, out);
+  launch(scope, in, out);
   return {out.h, out.goodness, out.scale, out.h_norm};
 }
 
@@ -154,11 +152,11 @@ void layer_forward_(const Tensor& x, const Tensor& weight, const std::optional<T
                     const Tensor& scale, const Tensor& h_norm, const std::string& norm, double eps,
                     const std::string& goodness_kind) {
   const char* op = "layer_forward_";
-  LaunchScope scope(x);
+  LaunchScope scope(op, "x", x);
   const Inputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness_kind));
   const Outputs out = {h, goodness, scale, h_norm};
   check_outputs(op, in, out);
-  launch(op, scope, in, out);
+  launch(scope, in, out);
 }
 
 }  // namespace ffkern::cuda_ops

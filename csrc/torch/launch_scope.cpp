@@ -10,27 +10,40 @@ namespace ffkern {
 
 using torch::stable::Tensor;
 
+namespace {
+
+std::string place(const Tensor& tensor) {
+  return tensor.is_cuda() ? "cuda:" + std::to_string(tensor.get_device_index())
+                          : "another kind of device";
+}
+
+}  // namespace
+
 struct LaunchScope::State {
-  explicit State(int32_t device)
-      : device(device),
+  State(const char* op, int32_t device)
+      : op(op),
+        device(device),
         guard(device),
         stream(torch::stable::accelerator::getCurrentStream(device)) {}
 
+  const char* op;
   int32_t device;
   torch::stable::accelerator::DeviceGuard guard;
   torch::stable::accelerator::Stream stream;
 };
 
-LaunchScope::LaunchScope(const Tensor& anchor)
-    : state_(std::make_unique<State>(anchor.get_device_index())) {}
+LaunchScope::LaunchScope(const char* op, const char* name, const Tensor& anchor) {
+  if (!anchor.is_cuda()) {
+    binding::refuse(op, name, " is on ", place(anchor), "; expected CUDA, as other arguments are");
+  }
+  state_ = std::make_unique<State>(op, anchor.get_device_index());
+}
 
 LaunchScope::~LaunchScope() = default;
 
-void LaunchScope::use(const char* op, const char* name, const Tensor& operand, Access) {
+void LaunchScope::use(const char* name, const Tensor& operand, Access) {
   if (operand.is_cuda() && operand.get_device_index() == state_->device) return;
-  const auto place = operand.is_cuda() ? "cuda:" + std::to_string(operand.get_device_index())
-                                       : std::string("another kind of device");
-  binding::refuse(op, name, " is on ", place, "; expected cuda:", state_->device,
+  binding::refuse(state_->op, name, " is on ", place(operand), "; expected cuda:", state_->device,
                   ", as the first argument is");
 }
 

@@ -18,15 +18,15 @@ enum class Access {
 /// Opened by an operation before it allocates or launches anything; closed when it returns.
 class LaunchScope {
  public:
-  /// Makes the device of `anchor` current.
-  explicit LaunchScope(const torch::stable::Tensor& anchor);
+  /// Makes the device of `anchor` current. `op` and `name`, literals, are for messages.
+  LaunchScope(const char* op, const char* name, const torch::stable::Tensor& anchor);
   ~LaunchScope();
   LaunchScope(const LaunchScope&) = delete;
   LaunchScope& operator=(const LaunchScope&) = delete;
 
-  /// Declares that kernels launched by `op` read or write `operand`, called `name` in messages.
-  /// Throws if it lives on another device. Every tensor whose memory a kernel touches is declared.
-  void use(const char* op, const char* name, const torch::stable::Tensor& operand, Access access);
+  /// Declares that kernels of this scope read or write `operand`; refuses one on another device
+  /// than the anchor's. Every tensor whose memory a kernel touches is declared.
+  void use(const char* name, const torch::stable::Tensor& operand, Access access);
 
   cuda::Device device() const;
   cuda::Stream stream() const;

@@ -51,13 +51,14 @@ struct LaunchScope::State {
   std::vector<void*> registered;
 };
 
-LaunchScope::LaunchScope(const Tensor&) : state_(std::make_unique<State>()) {}
+LaunchScope::LaunchScope(const char*, const char*, const Tensor&)
+    : state_(std::make_unique<State>()) {}
 
 LaunchScope::~LaunchScope() {
   for (void* memory : state_->registered) software_driver<int(void*)>("ptxsim_unregister")(memory);
 }
 
-void LaunchScope::use(const char*, const char* name, const Tensor& operand, Access access) {
+void LaunchScope::use(const char* name, const Tensor& operand, Access access) {
   const size_t bytes = span(operand);
   if (bytes == 0) return;
   constexpr unsigned kReadOnly = 1, kNeverWritten = 2;

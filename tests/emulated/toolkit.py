@@ -33,8 +33,7 @@ def nvcc() -> Path:
     if found is None:
         raise RuntimeError(
             "nvcc is missing, and the tests of the CUDA kernels compile them: install the CUDA 13 "
-            "toolkit and set CUDA_HOME to it, or put nvcc on PATH, or pip install nvidia-cuda-nvcc "
-            "nvidia-cuda-crt nvidia-cuda-cccl nvidia-cuda-runtime nvidia-nvvm."
+            "toolkit and set CUDA_HOME to it, or pip install -r requirements-cuda.txt."
         )
     return found
 

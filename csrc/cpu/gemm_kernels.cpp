@@ -1,0 +1,165 @@
+// Matrix product for one instruction set (FFKERN_ISA); the build compiles this file once for each.
+//
+// The product's tile: kTileRows rows of A times two vectors of B stay in registers while k runs.
+//
+//                 B panel [k][2 lanes]          per k: 2 loads of B, kTileRows broadcasts of A, 2 kTileRows FMAs.
+//                 +-------+-------+             AVX-512: 12 rows x 32 columns = 24 of the 32 registers; 14 loads
+//        A        |       |       |             for 24 FMAs keep both FMA ports busy.
+//   +---------+   +-------+-------+
+//   |  rows  |   |  acc  |  acc  |             A is read where it lies: a tile walks along kTileRows rows at once,
+//   +---------+   +-------+-------+             one cache line of each lasts for 16 steps of k.
+//
+// k is cut into blocks of kBlockK whose sums are added in order: the B panel of a block stays in the first-level
+// cache for all tiles of the block, and the rounding error grows with k / kBlockK + kBlockK instead of k.
+#include "gemm_kernels.h"
+
+#include "vec.h"
+
+namespace ffkern::cpu::FFKERN_ISA {
+namespace {
+
+#if FFKERN_LEVEL == 2
+constexpr int kTileRows = 12;
+#elif FFKERN_LEVEL == 1
+constexpr int kTileRows = 6;
+#else
+constexpr int kTileRows = 4;
+#endif
+constexpr int64_t kBlockK = 192;
+constexpr int kLanes = Vec::kLanes;
+
+/// Rows of A by their distance from a few base pointers: twelve pointers would not fit the integer registers.
+template <int kRows>
+struct Rows {
+  static constexpr int kBases = (kRows + 2) / 3;
+  const float* base[kBases];
+  int64_t ld;
+
+  Rows(const float* a, int64_t lda) : ld(lda) {
+    for (int q = 0; q < kBases; ++q) base[q] = a + 3 * q * lda;
+  }
+  float at(int i, int64_t p) const { return base[i / 3][p + (i % 3) * ld]; }
+};
+
+template <int kRows, int kVectors>
+inline __attribute__((always_inline)) void tile(int64_t k, const float* a, int64_t lda, const float* b, bool add, float* c,
+                                                int64_t ldc) {
+  Vec acc[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+    for (int u = 0; u < kVectors; ++u) acc[i][u] = zero();
+  }
+  const Rows<kRows> rows(a, lda);
+  for (int64_t p = 0; p < k; ++p, b += kVectors * kLanes) {
+    Vec column[kVectors];
+#pragma GCC unroll 2
+    for (int u = 0; u < kVectors; ++u) column[u] = load(b + u * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const Vec x = splat(rows.at(i, p));
+#pragma GCC unroll 2
+      for (int u = 0; u < kVectors; ++u) acc[i][u] = fma(x, column[u], acc[i][u]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+    for (int u = 0; u < kVectors; ++u) {
+      float* out = c + i * ldc + u * kLanes;
+      store(out, add ? load(out) + acc[i][u] : acc[i][u]);
+    }
+  }
+}
+
+/// A column of tiles: all rows of the block against one panel.
+template <int kVectors>
+void panel_product(int64_t rows, int64_t k, const float* a, int64_t lda, const float* b, bool add, float* c,
+                   int64_t ldc) {
+  int64_t i = 0;
+  for (; i + kTileRows <= rows; i += kTileRows) {
+    tile<kTileRows, kVectors>(k, a + i * lda, lda, b, add, c + i * ldc, ldc);
+  }
+  for (; i + 4 <= rows; i += 4) tile<4, kVectors>(k, a + i * lda, lda, b, add, c + i * ldc, ldc);
+  for (; i < rows; ++i) tile<1, kVectors>(k, a + i * lda, lda, b, add, c + i * ldc, ldc);
+}
+
+void multiply(int64_t rows, const float* a, int64_t lda, Panels b, bool add, float* c, int64_t ldc) {
+  int64_t p = 0;
+  do {  // at least once: k = 0 has to write zeros
+    const int64_t left = b.k - p, k = left < kBlockK ? left : kBlockK;
+    const bool adds = add || p > 0;
+    int64_t v = 0;
+    for (; v + 2 <= b.vectors; v += 2) {
+      panel_product<2>(rows, k, a + p, lda, b.data + v * kLanes * b.k + p * 2 * kLanes, adds, c + v * kLanes, ldc);
+    }
+    if (v < b.vectors) {
+      panel_product<1>(rows, k, a + p, lda, b.data + v * kLanes * b.k + p * kLanes, adds, c + v * kLanes, ldc);
+    }
+    p += kBlockK;
+  } while (p < b.k);
+}
+
+/// Columns of panel `panel` out of `vectors` vectors, and where it begins.
+struct PanelShape {
+  int64_t width, column;
+  PanelShape(int64_t panel, int64_t columns) {
+    const int64_t vectors = (columns + kLanes - 1) / kLanes;
+    width = (panel * 2 + 2 <= vectors ? 2 : 1) * kLanes;
+    column = panel * 2 * kLanes;
+  }
+};
+
+void pack_rows(const float* x, int64_t ldx, int64_t rows, int64_t k, int64_t first, int64_t last, float* panels) {
+  for (int64_t panel = first; panel < last; ++panel) {
+    const PanelShape shape(panel, rows);
+    float* out = panels + shape.column * k;
+    const int64_t there = rows - shape.column < shape.width ? rows - shape.column : shape.width;
+    for (int64_t lane = there; lane < shape.width; ++lane) {
+      for (int64_t p = 0; p < k; ++p) out[p * shape.width + lane] = 0.0f;
+    }
+    // Sixteen inputs at a time: one cache line of every row, and 16 short stretches of the panel.
+    for (int64_t p0 = 0; p0 < k; p0 += 16) {
+      const int64_t p1 = p0 + 16 < k ? p0 + 16 : k;
+      for (int64_t lane = 0; lane < there; ++lane) {
+        const float* row = x + (shape.column + lane) * ldx;
+        for (int64_t p = p0; p < p1; ++p) out[p * shape.width + lane] = row[p];
+      }
+    }
+  }
+}
+
+void pack_columns(const float* x, int64_t ldx, int64_t k, int64_t cols, int64_t first, int64_t last, float* panels) {
+  for (int64_t panel = first; panel < last; ++panel) {
+    const PanelShape shape(panel, cols);
+    float* out = panels + shape.column * k;
+    const int64_t left = cols - shape.column;
+    for (int64_t p = 0; p < k; ++p) {
+      for (int64_t u = 0; u < shape.width; u += kLanes) {
+        const int64_t there = left - u;
+        const float* from = x + p * ldx + shape.column + u;
+        store(out + p * shape.width + u, there >= kLanes ? load(from) : (there > 0 ? load(from, there) : zero()));
+      }
+    }
+  }
+}
+
+void transpose(const float* x, int64_t ldx, int64_t rows, int64_t cols, float* out, int64_t ldo) {
+  for (int64_t c0 = 0; c0 < cols; c0 += 16) {
+    const int64_t c1 = c0 + 16 < cols ? c0 + 16 : cols;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = c0; c < c1; ++c) out[c * ldo + r] = x[r * ldx + c];
+    }
+  }
+}
+
+#define FFKERN_TEXT_(a) #a
+#define FFKERN_TEXT(a) FFKERN_TEXT_(a)
+
+}  // namespace
+
+extern const GemmKernels kGemmKernels;
+const GemmKernels kGemmKernels = {FFKERN_TEXT(FFKERN_ISA), kLanes, multiply, pack_rows, pack_columns,
+                                  transpose};
+
+}  // namespace ffkern::cpu::FFKERN_ISA

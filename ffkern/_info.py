@@ -1,0 +1,56 @@
+"""What is installed and which path runs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+import torch
+
+from . import _ext, ops
+from ._version import __version__
+
+__all__ = ["info"]
+
+STORAGE = (
+    "bfloat16 and float16 are storage formats for now: on the CPU they are computed in float32, "
+    "so they save memory, not time"
+)
+
+
+def info() -> dict[str, Any]:
+    """Versions, build, and what runs on this machine; every value is plain data.
+
+    ``cuda.device_usable`` is torch's answer; ``cuda.driver`` is the library file that was found, or
+    None.
+    """
+    isa, available, gemm = ops.cpu_path().split(";")
+    build = _ext.build_info()
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "build": build,
+        "cpu": {
+            "isa": isa,
+            "isa_available": [name.strip() for name in available.split(",")],
+            "gemm": gemm,
+            "threads": torch.get_num_threads(),
+        },
+        "cuda": {
+            "images": list(build.get("cuda_archs", [])),
+            "driver": _driver(),
+            "device_usable": torch.cuda.is_available(),
+        },
+        "storage": STORAGE,
+    }
+
+
+def _driver() -> str | None:
+    """The CUDA driver that a launch would load: $FFKERN_CUDA_DRIVER, else libcuda.so.1."""
+    path = os.environ.get("FFKERN_CUDA_DRIVER") or "libcuda.so.1"
+    try:
+        ctypes.CDLL(path)
+    except OSError:
+        return None
+    return path

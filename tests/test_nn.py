@@ -1,0 +1,884 @@
+"""Layers, networks and fused optimisers as ordinary torch.nn and torch.optim citizens."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import op_cases as cases
+import pytest
+import torch
+from tolerance import assert_not_worse
+from torch import Tensor, nn
+
+import ffkern
+from ffkern import FFLinear, FFNet, optim
+from ffkern import reference as ref
+
+OPTIMISERS = {
+    "sgd": lambda p, **o: optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01, **o),
+    "ema": lambda p, **o: optim.EMA(p, 0.1, momentum=0.9, weight_decay=0.003, **o),
+    "adam": lambda p, **o: optim.Adam(p, 0.01, **o),
+    "adamw": lambda p, **o: optim.AdamW(p, 0.01, weight_decay=0.1, **o),
+}
+every_optimiser = pytest.mark.parametrize("kind", OPTIMISERS)
+
+
+def parameters(module: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def batch(rows: int = 24, inputs: int = 20) -> tuple[Tensor, Tensor]:
+    sign = torch.ones(rows)
+    sign[rows // 2 :] = -1
+    return torch.randn(rows, inputs), sign
+
+
+# ---------------------------------------------------------------------------------- nn.Linear
+
+
+def test_state_dict_goes_both_ways():
+    linear, layer = nn.Linear(9, 5), FFLinear(9, 5)
+    layer.load_state_dict(linear.state_dict(), strict=True)
+    assert same(parameters(layer), parameters(linear))
+    other = nn.Linear(9, 5)
+    other.load_state_dict(FFLinear(9, 5).state_dict(), strict=True)
+    assert set(FFLinear(9, 5, bias=False).state_dict()) == {"weight"}
+    assert set(FFLinear(9, 5, peer_strength=0.1).state_dict()) == {"weight", "bias", "peer_mean"}
+
+
+def test_is_a_linear_layer():
+    layer = FFLinear(9, 5, norm="none")
+    assert isinstance(layer, nn.Linear)
+    linear = nn.Linear(9, 5)
+    linear.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 3, 9)
+    torch.testing.assert_close(layer(x), linear(x).relu())
+    assert layer(x).shape == (2, 3, 5)
+    torch.testing.assert_close(layer(x[0, 0]), linear(x[0, 0]).relu())
+    assert "norm='none'" in repr(layer)
+
+
+def test_from_linear_shares_parameters():
+    linear = nn.Linear(20, 7)
+    layer = FFLinear.from_linear(linear, norm="l2", threshold="width")
+    assert layer.weight is linear.weight
+    assert layer.bias is linear.bias
+    assert layer.threshold == 7.0
+    before = parameters(linear)
+    layer.step(*batch(), optim.SGD(linear.parameters(), 0.1))
+    assert not same(before, parameters(linear))
+
+
+def test_deepcopy_is_independent():
+    layer = FFLinear(20, 7, peer_strength=0.1)
+    opt = optim.Adam(layer.parameters(), 0.05)
+    x, sign = batch()
+    layer.step(x, sign, opt)
+    twin = copy.deepcopy(layer)
+    assert twin._slot is None
+    assert same(parameters(twin), parameters(layer))
+    assert torch.equal(twin.peer_mean, layer.peer_mean)
+    kept = parameters(twin)
+    mean = twin.peer_mean.clone()
+    layer.step(x, sign, opt)
+    assert same(kept, parameters(twin))
+    assert torch.equal(mean, twin.peer_mean)
+    assert not same(kept, parameters(layer))
+    with pytest.raises(ValueError, match="does not hold this layer's weight"):
+        twin.step(x, sign, opt)
+    own = optim.Adam(twin.parameters(), 0.05)
+    twin.step(x, sign, own)
+    assert not same(kept, parameters(twin))
+    # statistics of a copy count on their own
+    layer.metrics()
+    assert twin.metrics()["rows"] > 0
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch.save"])
+def test_pickle_round_trip(how):
+    net = FFNet([20, 7, 6], classes=3, head_layers="all", threshold=1.5)
+    opt, head_opt = optim.Adam(net.layers.parameters()), optim.EMA(net.head.parameters())
+    x, labels = torch.rand(10, 20), torch.randint(0, 3, (10,))
+    net.step(x, labels, opt, negatives="hard", head_opt=head_opt)
+    if how == "pickle":
+        other = pickle.loads(pickle.dumps(net))
+    else:
+        buffer = io.BytesIO()
+        torch.save(net, buffer)
+        buffer.seek(0)
+        other = torch.load(buffer, weights_only=False)
+    assert same(parameters(other), parameters(net))
+    assert torch.equal(other(x), net(x))
+    assert torch.equal(other.logits(x), net.logits(x))
+    assert other.layers[0].threshold == 1.5
+    other.step(x, labels, optim.Adam(other.layers.parameters()))
+    assert not same(parameters(other), parameters(net))
+
+
+def test_bfloat16_forward():
+    layer = FFLinear(20, 12).to(torch.bfloat16)
+    x = torch.randn(6, 20).bfloat16()
+    h, goodness, scale, h_norm = (t.detach() for t in layer.activities(x))
+    wide = [t.double() for t in (x, layer.weight.detach(), layer.bias.detach())]
+    want = ref.layer_forward(*wide, None, layer.norm, layer.eps, layer.goodness)
+    assert h.dtype == torch.bfloat16
+    assert float((h - want[0]).abs().max()) <= 2.0**-8 * float(want[0].max())
+    for got, exact in zip((goodness, scale, h_norm), want[1:], strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_step_on_bfloat16_weights_is_refused():
+    layer = FFLinear(20, 12).to(torch.bfloat16)
+    opt = optim.SGD(layer.parameters(), 0.1)
+    before = parameters(layer)
+    x, sign = batch()
+    with pytest.raises(
+        RuntimeError,
+        match=r"layer_step_: weight is bfloat16; .*float32 \(keep float32 master weights",
+    ):
+        layer.step(x.bfloat16(), sign, opt)
+    assert same(before, parameters(layer))
+    assert int(opt.state[layer.weight]["step"]) == 0
+
+
+def test_step_after_a_change_of_dtype_and_back():
+    """Module.to(dtype) keeps the Parameter: the optimiser goes on with it."""
+    layer = FFLinear(20, 12)
+    opt = optim.SGD(layer.parameters(), 0.1)
+    x, sign = batch()
+    layer.step(x, sign, opt)
+    layer.to(torch.bfloat16).to(torch.float32)
+    before = parameters(layer)
+    layer.step(x, sign, opt)
+    assert not same(before, parameters(layer))
+
+
+def test_float64_layer_is_refused_with_a_way_out():
+    layer = FFLinear(4, 3).double()
+    with pytest.raises(RuntimeError, match=r"float64.*reference"):
+        layer(torch.randn(2, 4, dtype=torch.float64))
+
+
+# ------------------------------------------------------------------------- one layer learns
+
+
+def reference_layer(layer: FFLinear, kind: str) -> dict[str, Any]:
+    """Float64 copy of a layer before its first step."""
+    slots = ref.STATE_SLOTS[kind]
+    w = layer.weight.detach().double()
+    b = None if layer.bias is None else layer.bias.detach().double()
+    return {
+        "weight": w,
+        "bias": b,
+        "weight_state": torch.zeros(slots, *w.shape, dtype=torch.float64),
+        "bias_state": torch.zeros(slots, w.shape[0], dtype=torch.float64),
+        "step": torch.tensor(0),
+        "peer_mean": None if layer.peer_mean is None else layer.peer_mean.double().clone(),
+    }
+
+
+def reference_settings(layer: FFLinear, opt: Any) -> dict[str, Any]:
+    group = opt.param_groups[0]
+    return {
+        "lr": group["lr"],
+        "norm": layer.norm,
+        "eps": layer.eps,
+        "goodness": layer.goodness,
+        "threshold": layer.threshold,
+        "temperature": layer.temperature,
+        "peer_strength": layer.peer_strength,
+        "peer_momentum": layer.peer_momentum,
+        "optimiser": opt.kind,
+        "hyper": list(group["hyper"]),
+    }
+
+
+def advance(
+    state: dict[str, Any], x: Tensor, sign: Tensor, settings: dict[str, Any], **rest: Any
+) -> Any:
+    """One reference step; returns (h, h_norm, stats)."""
+    result = ref.layer_step(x, sign, **state, **settings, **rest)._asdict()
+    for name in state:
+        state[name] = result[name]
+    return result["h"], result["h_norm"], result["stats"]
+
+
+def close_to(layer: FFLinear, state: dict[str, Any], factor: float = 2e-5) -> None:
+    """Ten steps amplify a rounding by a few times; a wrong term would be off by far more."""
+    for name in ("weight", "bias", "peer_mean"):
+        got, want = getattr(layer, name), state[name]
+        if want is None:
+            assert got is None
+            continue
+        size = float(want.abs().max())
+        assert float((got - want).abs().max()) <= factor * max(size, 0.1), name
+
+
+@every_optimiser
+@pytest.mark.parametrize("peer", [0.0, 0.3])
+def test_ten_steps_equal_the_reference(kind, peer):
+    layer = FFLinear(20, 12, bias=peer == 0, norm="l2", eps=1e-3, goodness="sum_sq", threshold=1.0,
+                     temperature=0.5, peer_strength=peer, peer_momentum=0.8)  # fmt: skip
+    opt = OPTIMISERS[kind](layer.parameters())
+    state, start = reference_layer(layer, kind), parameters(layer)
+    total = torch.zeros(7, dtype=torch.float64)
+    for _ in range(10):
+        x, sign = batch()
+        weight = torch.rand(24) / 24
+        layer.step(x, sign, opt, row_weight=weight)
+        total += advance(
+            state, x.double(), sign, reference_settings(layer, opt), row_weight=weight.double()
+        )[2]
+    # Adam divides by the size of the gradient: an element whose gradient is rounding is not sharp
+    close_to(layer, state, 2e-4 if kind.startswith("adam") else 2e-5)
+    # all of it is far more than the bound: at most 2e-5 of weights below 1/4
+    assert float((parameters(layer)[0] - start[0]).abs().max()) > 1e-3
+    assert int(opt.state[layer.weight]["step"]) == 10
+    metrics = layer.metrics()
+    assert metrics["loss"] == pytest.approx(float(total[0]), rel=1e-4)
+    assert metrics["goodness_pos"] == pytest.approx(float(total[1] / total[5]), rel=1e-4)
+    assert metrics["goodness_neg"] == pytest.approx(float(total[2] / total[6]), rel=1e-4)
+    assert metrics["separation"] == pytest.approx(float((total[3] + total[4]) / 240), abs=0.01)
+    assert metrics["rows"] == 240
+    assert layer.metrics()["rows"] == 0
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+def test_torch_optimisers_reach_the_same_weights(kind):
+    fused = FFLinear(20, 12)
+    autograd = copy.deepcopy(fused)
+    opt = OPTIMISERS[kind](fused.parameters())
+    theirs = {
+        "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01),
+        "adam": lambda p: torch.optim.Adam(p, 0.01),
+        "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+    }[kind](autograd.parameters())
+    start = parameters(fused)
+    for _ in range(10):
+        x, sign = batch()
+        fused.step(x, sign, opt)
+        theirs.zero_grad()
+        autograd.local_loss(x, sign)[0].backward()
+        theirs.step()
+    for a, b, before in zip(parameters(fused), parameters(autograd), start, strict=True):
+        assert float((a - before).abs().max()) > 1e-2
+        assert float((a - b).abs().max()) <= 2e-5
+    assert fused.metrics()["loss"] == pytest.approx(autograd.metrics()["loss"], rel=1e-5)
+
+
+def test_kept_activities_are_those_before_the_update():
+    layer = FFLinear(20, 12)
+    x, sign = batch()
+    h, goodness, _, h_norm = (t.detach() for t in layer.activities(x))
+    keep = (torch.full((24, 12), float("nan")), torch.full((24,), float("nan")))
+    layer.step(x, sign, optim.SGD(layer.parameters(), 0.5), keep=keep)
+    torch.testing.assert_close(keep[0], h, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(keep[1], h_norm, rtol=1e-5, atol=1e-6)
+    assert float((layer.activities(x)[1] - goodness).abs().max()) > 1e-3
+
+
+def test_known_norms_are_used():
+    x, sign = batch()
+    layers = [FFLinear(20, 12) for _ in range(3)]
+    for layer in layers[1:]:
+        layer.load_state_dict(layers[0].state_dict())
+    norms = [None, x.norm(dim=1), 3 * x.norm(dim=1)]
+    for layer, x_norm in zip(layers, norms, strict=True):
+        layer.step(x, sign, optim.SGD(layer.parameters(), 0.5), x_norm=x_norm)
+    torch.testing.assert_close(layers[0].weight, layers[1].weight)
+    assert float((layers[0].weight - layers[2].weight).abs().max()) > 1e-3
+
+
+@every_optimiser
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("peer", [0.0, 0.3])
+def test_learning_from_kept_activities_equals_the_step(kind, shared, peer):
+    layers = [FFLinear(20, 12, peer_strength=peer), FFLinear(20, 12, peer_strength=peer)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    opts = [OPTIMISERS[kind](layer.parameters()) for layer in layers]
+    start = parameters(layers[0])
+    for _ in range(3):
+        x = torch.randn(8, 20)
+        labels = torch.randint(-1, 3, (3, 8)) if shared else None
+        sign = cases.signs(24 if shared else 8)
+        overlay = torch.tensor([1.0, 0.3])
+        if shared:
+            options = {"classes": 3, "overlay": overlay}
+            layers[0].step_shared(x, labels, sign, opts[0], **options)
+            base = ffkern.ops.shared_base(x, layers[1].weight.detach(), 3)
+            h, g, scale, _ = ffkern.ops.shared_variants(
+                *base, layers[1].weight.detach(), layers[1].bias.detach(), labels, overlay, 3,
+                "rms", 1e-8, "mean_sq",
+            )  # fmt: skip
+            layers[1].learn(x, (h, g, scale), sign, opts[1], labels=labels, **options)
+        else:
+            layers[0].step(x, sign, opts[0])
+            h, g, scale, _ = (t.detach() for t in layers[1].activities(x))
+            layers[1].learn(x, (h, g, scale), sign, opts[1])
+    for a, b, before in zip(parameters(layers[0]), parameters(layers[1]), start, strict=True):
+        assert not torch.equal(a, before)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    if peer:
+        torch.testing.assert_close(layers[0].peer_mean, layers[1].peer_mean)
+    assert layers[0].metrics() == pytest.approx(layers[1].metrics(), rel=1e-5)
+
+
+def test_batches_of_any_size_follow_each_other():
+    """The workspace grows when needed, and a smaller batch does not see what a larger one left."""
+    layer = FFLinear(20, 12)
+    opt = optim.SGD(layer.parameters(), 0.1, momentum=0.9)
+    state = reference_layer(layer, "sgd")
+    for rows in (5, 64, 1, 33, 64):
+        x, sign = batch(rows)
+        layer.step(x, sign, opt)
+        advance(state, x.double(), sign, reference_settings(layer, opt))
+    close_to(layer, state)
+
+
+def test_peer_term_belongs_to_the_step():
+    layer = FFLinear(20, 12, peer_strength=0.1)
+    with pytest.raises(RuntimeError, match=r"peer normalisation is part of FFLinear\.step"):
+        layer.local_loss(*batch())
+
+
+def test_frozen_bias_or_missing_bias_is_left_alone():
+    layer = FFLinear(20, 12, bias=False)
+    before = parameters(layer)
+    layer.step(*batch(), optim.Adam(layer.parameters(), 0.1))
+    assert layer.bias is None
+    assert not same(before, parameters(layer))
+
+
+# ------------------------------------------------------------------------------- optimisers
+
+
+@pytest.mark.parametrize("name", ["LinearLR", "LambdaLR", "CosineAnnealingLR", "StepLR"])
+def test_learning_rate_schedulers(name):
+    layer = FFLinear(20, 12)
+    twin = copy.deepcopy(layer)
+    opt, theirs = optim.SGD(layer.parameters(), 0.2), torch.optim.SGD(twin.parameters(), 0.2)
+    make = {
+        "LinearLR": lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, 5),
+        "LambdaLR": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda i: 0.7**i),
+        "CosineAnnealingLR": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 6),
+        "StepLR": lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5),
+    }[name]
+    theirs.step()  # torch's schedulers want to see one optimiser step first
+    mine, other = make(opt), make(theirs)
+    rates = []
+    for _ in range(8):
+        x, sign = batch()
+        layer.step(x, sign, opt)
+        theirs.zero_grad()
+        twin.local_loss(x, sign)[0].backward()
+        theirs.step()
+        rates.append((float(opt.param_groups[0]["lr"]), float(theirs.param_groups[0]["lr"])))
+        mine.step()
+        other.step()
+    assert len({round(r[0], 6) for r in rates}) > 2
+    for a, b in rates:
+        assert a == pytest.approx(b, rel=1e-6)
+    torch.testing.assert_close(layer.weight, twin.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_learning_rate_as_a_plain_number():
+    layers = [FFLinear(20, 12), FFLinear(20, 12)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    opts = [optim.SGD(layer.parameters(), 0.1) for layer in layers]
+    x, sign = batch()
+    start = parameters(layers[0])
+    opts[0].param_groups[0]["lr"] = 0.4
+    opts[1].param_groups[0]["lr"].fill_(0.4)
+    for layer, opt in zip(layers, opts, strict=True):
+        layer.step(x, sign, opt)
+    assert same(parameters(layers[0]), parameters(layers[1]))
+    opts[0].param_groups[0]["lr"] = 0.0
+    moved = parameters(layers[0])
+    assert not same(start, moved)
+    layers[0].step(x, sign, opts[0])
+    assert same(moved, parameters(layers[0]))
+
+
+def test_hyper_parameters_changed_by_hand_take_effect():
+    """As in any torch optimiser, param_groups is where settings live."""
+    layer = FFLinear(20, 12)
+    opt = optim.SGD(layer.parameters(), 0.1)
+    x, sign = batch()
+    layer.step(x, sign, opt)
+    twin = copy.deepcopy(layer)
+    decayed = optim.SGD(twin.parameters(), 0.1, weight_decay=0.5)
+    opt.param_groups[0]["hyper"] = (0.0, 0.0, 0.0, 0.5)
+    layer.step(x, sign, opt)
+    twin.step(x, sign, decayed)
+    assert same(parameters(layer), parameters(twin))
+
+
+def test_parameter_groups():
+    net = FFNet([20, 12, 8], classes=3)
+    first, second = net.layers
+    opt = optim.SGD(
+        [{"params": first.parameters(), "lr": 0.0}, {"params": second.parameters()}], lr=0.3
+    )
+    before = parameters(first), parameters(second)
+    net.step(torch.rand(6, 20), torch.randint(0, 3, (6,)), opt)
+    assert same(before[0], parameters(first))
+    assert not same(before[1], parameters(second))
+
+
+def test_one_learning_rate_tensor_for_two_groups_stays_two_rates():
+    net = FFNet([20, 12, 8], classes=3)
+    groups = [{"params": layer.parameters()} for layer in net.layers]
+    opt = optim.SGD(groups, lr=0.3)
+    opt.param_groups[0]["lr"].fill_(0.0)
+    assert float(opt.param_groups[1]["lr"]) == 0.3
+
+
+@every_optimiser
+def test_saved_training_continues_bit_identically(kind):
+    data = [batch() for _ in range(6)]
+    layer = FFLinear(20, 12, peer_strength=0.1)
+    opt = OPTIMISERS[kind](layer.parameters())
+    for x, sign in data[:3]:
+        layer.step(x, sign, opt)
+    buffer = io.BytesIO()
+    torch.save({"layer": layer.state_dict(), "opt": opt.state_dict()}, buffer)
+    for x, sign in data[3:]:
+        layer.step(x, sign, opt)
+
+    buffer.seek(0)
+    saved = torch.load(buffer)
+    other = FFLinear(20, 12, peer_strength=0.1)
+    other.step(*data[0], OPTIMISERS[kind](other.parameters()))
+    again = OPTIMISERS[kind](other.parameters())
+    again.param_groups[0]["lr"].fill_(77.0)
+    other.step(*data[0], again)  # state that loading has to replace
+    other.load_state_dict(saved["layer"])
+    again.load_state_dict(saved["opt"])
+    for x, sign in data[3:]:
+        other.step(x, sign, again)
+    assert same(parameters(layer), parameters(other))
+    assert torch.equal(layer.peer_mean, other.peer_mean)
+    for p, q in zip(layer.parameters(), other.parameters(), strict=True):
+        assert torch.equal(opt.state[p]["slots"], again.state[q]["slots"])
+    assert int(again.state[other.weight]["step"]) == 6
+    assert again.state[other.weight]["step"].dtype == torch.int64
+
+
+@every_optimiser
+def test_step_of_the_optimiser_raises(kind):
+    layer = FFLinear(20, 12)
+    with pytest.raises(RuntimeError, match=r"updates inside FFLinear\.step.*torch\.optim"):
+        OPTIMISERS[kind](layer.parameters()).step()
+
+
+def test_optimiser_survives_deepcopy_and_pickle():
+    net = FFLinear(20, 12)
+    opt = optim.Adam(net.parameters(), 0.01)
+    x, sign = batch()
+    net.step(x, sign, opt)
+    net2, opt2 = pickle.loads(pickle.dumps((net, opt)))
+    net3, opt3 = copy.deepcopy((net, opt))
+    net.step(x, sign, opt)
+    net2.step(x, sign, opt2)
+    net3.step(x, sign, opt3)
+    assert same(parameters(net), parameters(net2))
+    assert same(parameters(net), parameters(net3))
+
+
+def test_zero_grad_and_unused_parameters_do_no_harm():
+    net = FFNet([20, 12, 8], classes=3, head_layers="all")
+    opt = optim.Adam(net.parameters())
+    opt.zero_grad()
+    net.step(torch.rand(6, 20), torch.randint(0, 3, (6,)), opt)
+    assert net.head.weight not in opt.state
+
+
+# --------------------------------------------------------------------------------- networks
+
+IMAGES, INPUTS, CLASSES = 14, 20, 4
+
+
+def images() -> tuple[Tensor, Tensor]:
+    return torch.rand(IMAGES, INPUTS), torch.randint(0, CLASSES, (IMAGES,))
+
+
+def make_net(**options: Any) -> FFNet:
+    return FFNet([INPUTS, 15, 12, 9], classes=CLASSES, **({"norm": "rms", "eps": 1e-3} | options))
+
+
+def test_from_sequential_shares_parameters():
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(INPUTS, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 6), nn.ReLU()
+    )
+    net = FFNet.from_sequential(model, classes=CLASSES, norm="l2", label_value=2.0)
+    assert net.layers[0].weight is model[1].weight
+    assert net.layers[1].bias is model[4].bias
+    assert net.layers[1].norm == "l2"
+    assert torch.equal(net.overlay, torch.tensor([2.0, 0.5]))
+    before = parameters(model)
+    net.step(*images(), optim.SGD(model.parameters(), 0.1))
+    assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def expand(net: FFNet, x: Tensor, variants: Tensor) -> Tensor:
+    """Rows of label variants as the specification builds them, float64."""
+    overlay = net._overlay(x).double()
+    x = x.flatten(1).double().repeat(variants.shape[0], 1)
+    labels = variants.reshape(-1)
+    if net.label == "concat":
+        return ref.concat_label(x, labels, net.classes, overlay)
+    return ref.overlay_label(x, labels, net.classes, overlay)
+
+
+def reference_step(
+    net: FFNet, states: list[dict[str, Any]], opt: Any, x: Tensor, variants: Tensor
+) -> None:
+    """Every layer on these variants, first one positive, layer by layer: the next layer sees
+    activities from before the update."""
+    negatives = variants.shape[0] - 1
+    n = x.shape[0]
+    sign = torch.cat((torch.ones(n), -torch.ones(n * negatives)))
+    weight = torch.cat(
+        (torch.full((n,), 0.5 / n), torch.full((n * negatives,), 0.5 / (n * negatives)))
+    )
+    h, h_norm = expand(net, x, variants), None
+    for layer, state in zip(net.layers, states, strict=True):
+        h, h_norm, _ = advance(
+            state,
+            h,
+            sign,
+            reference_settings(layer, opt),
+            row_weight=weight.double(),
+            x_norm=h_norm,
+        )
+
+
+@every_optimiser
+@pytest.mark.parametrize("label", ["overlay", "concat"])
+@pytest.mark.parametrize("negatives", ["uniform", "all"])
+def test_one_pass_step(kind, label, negatives):
+    """Equals the layer-by-layer reference, simultaneous order, with the same random numbers."""
+    net = make_net(label=label, peer_strength=0.1 if label == "concat" else 0.0)
+    opt = OPTIMISERS[kind](net.parameters())
+    states = [reference_layer(layer, kind) for layer in net.layers]
+    generator, copy_ = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    start = parameters(net)
+    for _ in range(3):
+        x, labels = images()
+        net.step(x, labels, opt, negatives=negatives, generator=generator)
+        if negatives == "all":
+            wrong = ref.all_wrong_labels(labels, CLASSES)
+        else:
+            wrong = ref.wrong_labels(labels, CLASSES, torch.rand(IMAGES, generator=copy_))[None]
+        reference_step(net, states, opt, x, torch.cat((labels[None], wrong)))
+    for layer, state in zip(net.layers, states, strict=True):
+        close_to(layer, state, 5e-4 if kind.startswith("adam") else 2e-5)
+    assert not any(torch.equal(a, b) for a, b in zip(start, parameters(net), strict=True))
+
+
+def test_the_next_layer_sees_activities_from_before_the_update():
+    """The other order gives other weights, by far more than the bound of the test above."""
+    net = make_net()
+    opt = optim.SGD(net.parameters(), 0.5)
+    states = [reference_layer(layer, "sgd") for layer in net.layers]
+    x, labels = images()
+    variants = torch.cat((labels[None], ref.all_wrong_labels(labels, CLASSES)))
+    n, rows = IMAGES, variants.numel()
+    sign = torch.cat((torch.ones(n), -torch.ones(rows - n)))
+    weight = torch.cat(
+        (torch.full((n,), 0.5 / n), torch.full((rows - n,), 0.5 / (rows - n)))
+    ).double()
+    h = expand(net, x, variants)
+    for layer, state in zip(net.layers, states, strict=True):
+        settings = reference_settings(layer, opt)
+        advance(state, h, sign, settings, row_weight=weight)
+        h = ref.layer_forward(
+            h, state["weight"], state["bias"], None, layer.norm, layer.eps, layer.goodness
+        )[0]
+    net.step(x, labels, opt, negatives="all")
+    close_to(net.layers[0], states[0])
+    with pytest.raises(AssertionError, match="weight"):
+        close_to(net.layers[1], states[1])
+
+
+@pytest.mark.parametrize("negatives", ["hard", "uniform", "all"])
+@pytest.mark.parametrize("head_layers", ["all", "all_but_first", [0, 2]])
+@pytest.mark.parametrize("learn_head", [True, False])
+def test_two_pass_step(negatives, head_layers, learn_head):
+    """Neutral pass, head, negatives drawn from its logits, then every layer, composed."""
+    if negatives != "hard" and not learn_head:
+        negatives = "hard"
+    peer = 0.2 if negatives == "all" else 0.0
+    net = make_net(head_layers=head_layers, peer_strength=peer)
+    opt = OPTIMISERS["ema"](net.layers.parameters())
+    head_opt = OPTIMISERS["ema"](net.head.parameters())
+    with torch.no_grad():
+        net.head.weight.normal_(0, 0.3)
+        net.head.bias.normal_(0, 0.3)
+    states = [reference_layer(layer, "ema") for layer in net.layers]
+    hw, hb = net.head.weight.detach().double(), net.head.bias.detach().double()
+    head_state = [
+        hw,
+        hb,
+        torch.zeros(1, *hw.shape).double(),
+        torch.zeros(1, CLASSES).double(),
+        torch.tensor(0),
+    ]
+    generator, copy_ = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    start = parameters(net)
+    losses = torch.zeros(3, dtype=torch.float64)
+    drawn = []
+    for _ in range(3):
+        x, labels = images()
+        # the reference first: its draw decides both
+        h, h_norm, kept = expand(net, x, torch.full((1, IMAGES), -1)), None, []
+        for layer, state in zip(net.layers, states, strict=True):
+            h, _, _, h_norm = ref.layer_forward(
+                h, state["weight"], state["bias"], h_norm, layer.norm, layer.eps, layer.goodness
+            )
+            kept.append((h, h_norm))
+        chosen = [kept[i] for i in net.head_layers]
+        hs, norms = [c[0] for c in chosen], [c[1] for c in chosen]
+        logits = ref.head_forward(
+            hs, norms, head_state[0], head_state[1], net.head.norm, net.head.eps
+        )
+        if learn_head:
+            result = ref.head_step(
+                hs, norms, labels, *head_state, head_opt.param_groups[0]["lr"], norm=net.head.norm,
+                eps=net.head.eps, optimiser="ema", hyper=head_opt.param_groups[0]["hyper"],
+            )  # fmt: skip
+            head_state = list(result[1:6])
+            losses += result[6]
+        if negatives == "all":
+            wrong = ref.all_wrong_labels(labels, CLASSES)
+        else:
+            u = torch.rand(IMAGES, generator=copy_)
+            draw = (logits, labels, u.double()) if negatives == "hard" else (labels, CLASSES, u)
+            wrong = (ref.hard_labels if negatives == "hard" else ref.wrong_labels)(*draw)[None]
+        drawn.append(wrong)
+        reference_step(net, states, opt, x, torch.cat((labels[None], wrong)))
+        net.step(
+            x, labels, opt, negatives=negatives, generator=generator,
+            head_opt=head_opt if learn_head else None,
+        )  # fmt: skip
+    for layer, state in zip(net.layers, states, strict=True):
+        close_to(layer, state, 5e-5)
+    assert float((net.head.weight - head_state[0]).abs().max()) < 5e-5
+    assert float((net.head.bias - head_state[1]).abs().max()) < 5e-5
+    changed = [not torch.equal(a, b) for a, b in zip(start, parameters(net), strict=True)]
+    assert changed == [True] * 6 + [learn_head] * 2
+    metrics = net.head.metrics()
+    if learn_head:
+        assert metrics["loss"] == pytest.approx(float(losses[0] / losses[2]), rel=1e-4)
+        assert metrics["accuracy"] == pytest.approx(float(losses[1] / losses[2]), abs=0.03)
+        assert metrics["rows"] == 3 * IMAGES
+    else:
+        assert metrics["rows"] == 0
+    assert net.metrics()[0]["rows"] == sum(IMAGES + w.numel() for w in drawn)
+
+
+def test_two_pass_and_one_pass_agree():
+    """A head that learns alongside changes nothing for the layers."""
+    net = make_net(head_layers="all")
+    twin = copy.deepcopy(net)
+    opts = [optim.SGD(n.layers.parameters(), 0.2) for n in (net, twin)]
+    x, labels = images()
+    net.step(x, labels, opts[0], negatives="all")
+    twin.step(x, labels, opts[1], negatives="all", head_opt=optim.SGD(twin.head.parameters(), 0.1))
+    for a, b in zip(net.layers.parameters(), twin.layers.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert net.metrics()[2] == pytest.approx(twin.metrics()[2], rel=1e-5)
+
+
+def test_hard_negatives_need_a_head():
+    with pytest.raises(ValueError, match="build the network with head_layers"):
+        make_net().step(*images(), optim.SGD([torch.zeros(1)], 0.1), negatives="hard")
+
+
+def test_head_optimiser_needs_a_head():
+    net = make_net()
+    opt = optim.SGD(net.parameters(), 0.1)
+    before = parameters(net)
+    with pytest.raises(ValueError, match="head_layers"):
+        net.step(*images(), opt, head_opt=opt)
+    assert same(before, parameters(net))
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "all"])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_step_layer_leaves_the_others_alone(index, negatives):
+    net = make_net()
+    opt = optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    states = [reference_layer(layer, "sgd") for layer in net.layers]
+    start = [parameters(layer) for layer in net.layers]
+    generator, copy_ = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    for _ in range(3):
+        x, labels = images()
+        net.step_layer(index, x, labels, opt, negatives=negatives, generator=generator)
+        if negatives == "all":
+            wrong = ref.all_wrong_labels(labels, CLASSES)
+        else:
+            wrong = ref.wrong_labels(labels, CLASSES, torch.rand(IMAGES, generator=copy_))[None]
+        # all layers learn in the reference, on a copy of the frozen ones
+        frozen = [dict(s) if i != index else s for i, s in enumerate(states)]
+        reference_step(net, frozen, opt, x, torch.cat((labels[None], wrong)))
+    close_to(net.layers[index], states[index])
+    for i, layer in enumerate(net.layers):
+        assert same(start[i], parameters(layer)) == (i != index)
+
+
+# --------------------------------------------------------------------------- labels and answers
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"label_value": 3.0},
+        {"label_value": "max"},
+        {"neutral_value": 0.7},
+        {"label_value": "max", "neutral_value": 0.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("label", ["overlay", "concat"])
+def test_answers(label, options):
+    net = make_net(label=label, head_layers="all_but_first", **options)
+    x, _ = images()
+    x = 4 * x
+    on = {"max": float(x.max())}.get(options.get("label_value"), options.get("label_value", 1.0))
+    neutral = options.get("neutral_value", on / CLASSES)
+    overlay = torch.tensor([on, neutral]).double()
+
+    def activities(labels: Tensor) -> Any:
+        place = ref.concat_label if label == "concat" else ref.overlay_label
+        h, h_norm, result = place(x.double(), labels, CLASSES, overlay), None, []
+        for layer in net.layers:
+            w, b = layer.weight.detach().double(), layer.bias.detach().double()
+            h, g, _, h_norm = ref.layer_forward(
+                h, w, b, h_norm, layer.norm, layer.eps, layer.goodness
+            )
+            result.append((h, g, h_norm))
+        return result
+
+    want = torch.stack(
+        [torch.stack([a[1] for a in activities(torch.full((IMAGES,), c))]) for c in range(CLASSES)],
+        2,
+    )
+    got = net.goodness(x)
+    assert got.shape == (3, IMAGES, CLASSES)
+    torch.testing.assert_close(got.double(), want, rtol=2e-5, atol=1e-6)
+    torch.testing.assert_close(net(x).double(), want.sum(0), rtol=2e-5, atol=1e-6)
+    assert torch.equal(net.predict(x), net(x).argmax(1))
+    assert torch.equal(net.predict(x, "all_but_first"), got[1:].sum(0).argmax(1))
+
+    labels = torch.randint(-1, CLASSES, (IMAGES,))
+    for given, which in ((labels, labels), (None, torch.full((IMAGES,), -1))):
+        for feature, (h, _, h_norm) in zip(net.features(x, given), activities(which), strict=True):
+            normed = h / (h_norm / h.shape[1] ** 0.5 + 1e-3)[:, None]
+            torch.testing.assert_close(feature.double(), normed, rtol=2e-5, atol=2e-5)
+
+    with torch.no_grad():
+        net.head.weight.normal_()
+        net.head.bias.normal_()
+    kept = activities(torch.full((IMAGES,), -1))[1:]
+    logits = ref.head_forward(
+        [k[0] for k in kept], [k[2] for k in kept], net.head.weight.detach().double(),
+        net.head.bias.detach().double(), "rms", 1e-3,
+    )  # fmt: skip
+    torch.testing.assert_close(net.logits(x).double(), logits, rtol=2e-5, atol=2e-5)
+    assert torch.equal(net.predict_softmax(x), net.logits(x).argmax(1))
+
+
+def test_images_of_any_shape():
+    net = FFNet([48, 10], classes=3)
+    x = torch.rand(5, 3, 4, 4)
+    assert torch.equal(net(x), net(x.flatten(1)))
+    net.step(x, torch.randint(0, 3, (5,)), optim.SGD(net.parameters(), 0.1))
+
+
+def test_label_inputs_of_the_images_are_ignored():
+    net = make_net()
+    x, _ = images()
+    changed = x.clone()
+    changed[:, :CLASSES] = 55.0
+    assert torch.equal(net(x), net(changed))
+
+
+def test_logits_need_a_head():
+    with pytest.raises(RuntimeError, match="build it with head_layers"):
+        make_net().logits(images()[0])
+
+
+@pytest.mark.parametrize(
+    "guard", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference"]
+)
+def test_answers_and_steps_without_gradients(guard):
+    """Training and prediction under either guard, and normally afterwards."""
+    net = make_net(head_layers="all")
+    opt, head_opt = optim.Adam(net.layers.parameters()), optim.Adam(net.head.parameters())
+    x, labels = images()
+    want = net(x)
+    with guard():
+        assert torch.equal(net(x), want)
+        net.layers[0](x)
+        before = parameters(net)
+        net.step(x, labels, opt)
+        net.step(x, labels, opt, negatives="hard", head_opt=head_opt)
+        assert not same(before, parameters(net))
+    before = parameters(net)
+    net.step(x, labels, opt)
+    net.step(x, labels, opt, negatives="hard", head_opt=head_opt)
+    assert not same(before, parameters(net))
+    assert net.metrics()[0]["rows"] == 8 * IMAGES
+
+
+# --------------------------------------------------------------------------------- it learns
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "hard", "all"])
+def test_learning_happens(negatives):
+    """Noisy prototypes: positives end above negatives in every layer, and answers are right."""
+    torch.manual_seed(11)
+    prototypes = torch.rand(CLASSES, 40)
+    prototypes[:, :CLASSES] = 0
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        labels = torch.randint(0, CLASSES, (n,))
+        return prototypes[labels] + 0.1 * torch.randn(n, 40), labels
+
+    net = FFNet([40, 60, 60], classes=CLASSES, head_layers="all")
+    opt = optim.Adam(net.layers.parameters(), 0.01)
+    head_opt = optim.Adam(net.head.parameters(), 0.01)
+    test, truth = draw(200)
+    before = (net.predict(test) == truth).float().mean()
+    for _ in range(150):
+        net.step(*draw(64), opt, negatives=negatives, head_opt=head_opt)
+    net.metrics()
+    net.step(*draw(200), opt, negatives=negatives, head_opt=head_opt)
+    for layer in net.metrics():
+        assert layer["goodness_pos"] > 1.2 * layer["goodness_neg"]
+        assert layer["separation"] > 0.7
+    after = (net.predict(test) == truth).float().mean()
+    assert float(after) > 0.9
+    assert float(after) > float(before) + 0.2
+    assert float((net.predict_softmax(test) == truth).float().mean()) > 0.9
+
+
+def test_module_forward_is_the_op():
+    layer = FFLinear(INPUTS, 7)
+    x, _ = images()
+    a = {"x": x, "weight": layer.weight.detach(), "bias": layer.bias.detach(), "x_norm": None}
+    a |= {"norm": layer.norm, "eps": layer.eps, "goodness": layer.goodness}
+    exact = cases.forward_reference(
+        **{k: v.double() if isinstance(v, Tensor) else v for k, v in a.items()}
+    )
+    assert_not_worse(layer(x).detach(), cases.forward_reference(**a)["h"], exact["h"], 1e-6, "h")

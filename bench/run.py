@@ -92,10 +92,7 @@ def run(chosen: Sequence[Case], options: argparse.Namespace) -> list[report.Reco
             not options.no_memory and cases.wants_memory(case),
             options.device,
         )
-        if isinstance(case, StepCase):
-            record = measure_step(case, plan)
-        else:
-            record = measure_prediction(case, plan)
+        record = measure_step(case, plan) if isinstance(case, StepCase) else measure_prediction(case, plan)
         records.append(record)
         print(_line(record), flush=True)
     return records

@@ -77,9 +77,9 @@ def train(
     layers: Annotated[
         list[str] | None, typer.Option(help="Units of the layers: 500,500, or the option repeated.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=0, help="Passes over the training images.")] = 40,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 50,
-    lr: Annotated[float, typer.Option(min=0, help="Adam's learning rate.")] = 0.003,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 40,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 50,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 0.003,
     decay: Annotated[
         bool, typer.Option(help="Let the rate fall linearly over the second half of the epochs.")
     ] = True,
@@ -143,6 +143,14 @@ def train(
             "--negatives uniform or all, and --schedule simultaneous",
             param_hint="--compare-eager",
         )
+    if (
+        json_path is not None
+        and json_path != "-"
+        and not Path(json_path).absolute().parent.is_dir()
+    ):
+        raise typer.BadParameter(
+            f"{json_path!r}; expected '-' or a file in a folder that exists", param_hint="--json"
+        )
     sizes, limit = _sizes(layers or ["500,500"]), _threshold(threshold)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -163,19 +171,6 @@ def train(
             goodness=goodness,
             threshold=limit,
         )
-    agreement = eager = None
-    if compare_eager:
-        agreement = compare_losses(
-            net,
-            images.train_x,
-            images.train_y,
-            lr=lr,
-            negatives=negatives,
-            batch_size=batch_size,
-            seed=seed,
-            steps=COMPARED_STEPS,
-        )
-        eager = EagerNet(net, lr, negatives, HEAD_LR if with_head else None)
     opt = optim.Adam(net.layers.parameters(), lr=lr)
     head_opt = optim.Adam(net.head.parameters(), lr=HEAD_LR) if net.head is not None else None
     trainer = Trainer(
@@ -190,6 +185,19 @@ def train(
         scheduler=_decay([opt], epochs) if decay else None,
         progress=not quiet,
     )
+    agreement = eager = None
+    if compare_eager:
+        agreement = compare_losses(
+            net,
+            images.train_x,
+            images.train_y,
+            lr=lr,
+            negatives=negatives,
+            batch_size=batch_size,
+            seed=seed,
+            steps=COMPARED_STEPS,
+        )
+        eager = EagerNet(net, lr, negatives, HEAD_LR if with_head else None)
     eager_seconds = 0.0
     records = []
     eager_epochs = _eager_epochs(eager, images, trainer, decay) if eager is not None else None
@@ -275,7 +283,7 @@ def _threshold(given: str) -> float | str:
 
 def _decay(opts: list[torch.optim.Optimizer], epochs: int) -> list[LRScheduler]:
     """Constant for half of the epochs, then linearly down towards 5 %; every stage anew."""
-    half = epochs / 2
+    half = max(epochs, 1) / 2
 
     def factor(done: int) -> float:
         done %= max(epochs, 1)

@@ -7,14 +7,15 @@ inside its own kernel.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import ops
-from .optim import FusedOptimizer, Slot
+from . import ops as _ops  # noqa: F401  registers torch.ops.ffkern
+from .optim import FusedOptimizer, Slot, slot_of
 
 __all__ = ["FFHead", "FFLinear", "FFNet"]
 
@@ -83,6 +84,10 @@ class FFLinear(nn.Linear):
             raise ValueError(f"eps is {eps}; expected a number >= 0")
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; expected a number > 0")
+        if peer_strength < 0:
+            raise ValueError(f"peer_strength is {peer_strength}; expected a number >= 0")
+        if not 0 <= peer_momentum < 1:
+            raise ValueError(f"peer_momentum is {peer_momentum}; expected a number in [0, 1)")
         if isinstance(threshold, str):
             _choice("threshold", threshold, ("width",))
             threshold = float(self.out_features)
@@ -187,7 +192,7 @@ class FFLinear(nn.Linear):
                 before the update), for the next layer.
         """
         slot = self._bind(opt)
-        workspace = self._reserve(x.shape[0], 0, 1)
+        workspace = self.reserve(x.shape[0], 0, 1)
         torch.ops.ffkern.layer_step_(
             x,
             x_norm,
@@ -218,7 +223,7 @@ class FFLinear(nn.Linear):
             keep: as for :meth:`step`, with V * N rows.
         """
         slot = self._bind(opt)
-        workspace = self._reserve(x.shape[0], classes, labels.shape[0])
+        workspace = self.reserve(x.shape[0], classes, labels.shape[0])
         torch.ops.ffkern.shared_step_(
             x,
             labels,
@@ -247,7 +252,7 @@ class FFLinear(nn.Linear):
         """
         h, goodness, scale = activities
         slot = self._bind(opt)
-        workspace = self._reserve(x.shape[0], classes, 1 if labels is None else labels.shape[0])
+        workspace = self.reserve(x.shape[0], classes, 1 if labels is None else labels.shape[0])
         _, coef, stats = torch.ops.ffkern.local_loss(
             goodness, sign, row_weight, self.threshold, self.temperature
         )
@@ -287,18 +292,20 @@ class FFLinear(nn.Linear):
     def _bind(self, opt: FusedOptimizer) -> Slot:
         slot = self._slot
         if slot is None or not slot.fits(opt, self.weight):
-            if not isinstance(opt, FusedOptimizer):
-                raise TypeError(
-                    f"opt is a {type(opt).__name__}; FFLinear.step takes an optimiser of ffkern.optim. Use "
-                    "local_loss() and backward() with torch's optimisers"
-                )
-            slot = self._slot = opt.slot(self.weight, self.bias)
+            slot = self._slot = slot_of(opt, self.weight, self.bias)
         return slot
 
-    def _reserve(self, images: int, classes: int, variants: int) -> Tensor:
-        """The workspace, grown when a larger batch comes: no allocation after the first step."""
-        need = _workspace_floats(
-            images, self.in_features, self.out_features, classes, variants, self.peer_mean is not None
+    def reserve(self, images: int, classes: int = 0, variants: int = 1) -> Tensor:
+        """The workspace of a step on so many rows, grown when a larger batch comes: no allocation after the first.
+
+        A compiled step cannot allocate it: take one eager step on the largest batch first, or call this.
+        """
+        if torch.compiler.is_compiling():
+            return self._workspace  # too small a one is refused by the operation
+        size = (images, self.in_features, self.out_features, classes, variants)
+        need = max(
+            torch.ops.ffkern.step_workspace(*size, self.peer_mean is not None),
+            torch.ops.ffkern.update_workspace(*size),
         )
         if self._workspace.numel() < need or self._workspace.device != self.weight.device:
             self._workspace = torch.empty(need, dtype=torch.float32, device=self.weight.device)
@@ -340,16 +347,6 @@ class FFLinear(nn.Linear):
         )
 
 
-@torch.compiler.assume_constant_result
-def _workspace_floats(
-    images: int, inputs: int, units: int, classes: int, variants: int, peer: bool
-) -> int:
-    """Enough for the fused step and for an update from kept activities."""
-    step: int = torch.ops.ffkern.step_workspace(images, inputs, units, classes, variants, peer)
-    update: int = torch.ops.ffkern.update_workspace(images, inputs, units, classes, variants)
-    return max(step, update)
-
-
 class FFHead(nn.Module):
     """Softmax classifier on the normalised activities of chosen layers; its gradient enters none of them.
 
@@ -382,7 +379,7 @@ class FFHead(nn.Module):
     ) -> Tensor:
         """One update on the mean cross-entropy; returns the logits from before it."""
         if self._slot is None or not self._slot.fits(opt, self.weight):
-            self._slot = opt.slot(self.weight, self.bias)
+            self._slot = slot_of(opt, self.weight, self.bias)
         slot = self._slot
         if self._statistics.device != self.weight.device:
             self._statistics = self._statistics.to(self.weight.device)
@@ -461,7 +458,7 @@ class FFNet(nn.Module):
                 raise ValueError(f"layers is {layers!r}; expected sizes [inputs, units, ...] or FFLinear layers")
             if label == "concat":
                 sizes[0] += classes
-            built = [FFLinear(i, o, **options) for i, o in zip(sizes, sizes[1:], strict=False)]
+            built = [FFLinear(i, o, **options) for i, o in itertools.pairwise(sizes)]
         self.layers = nn.ModuleList(built)
         self._check_layers()
         if isinstance(label_value, str):
@@ -626,6 +623,8 @@ class FFNet(nn.Module):
         _choice("negatives", negatives, ("uniform", "hard", "all"))
         if negatives == "hard" and self.head is None:
             raise ValueError("negatives='hard' draws from the softmax head; build the network with head_layers")
+        if head_opt is not None and self.head is None:
+            raise ValueError("head_opt is given, but the network has no softmax head; build it with head_layers")
         with torch.no_grad():
             images = self._images(x)
             overlay = self._overlay(x)

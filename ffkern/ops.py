@@ -21,34 +21,6 @@ from torch import Tensor
 
 from . import _ext
 
-__all__ = [
-    "all_wrong_labels",
-    "concat_label",
-    "cpu_path",
-    "hard_labels",
-    "head_forward",
-    "head_step_",
-    "layer_forward",
-    "layer_forward_",
-    "layer_grad",
-    "layer_step_",
-    "layer_update_",
-    "local_loss",
-    "overlay_label",
-    "peer_update_",
-    "predict_goodness",
-    "reset_cpu_path",
-    "shared_base",
-    "shared_grad",
-    "shared_step_",
-    "shared_update_",
-    "shared_variants",
-    "shared_variants_",
-    "step_workspace",
-    "update_workspace",
-    "wrong_labels",
-]
-
 # ---------------------------------------------------------------- schemas
 
 _KIND = "str norm, float eps, str goodness"
@@ -140,6 +112,9 @@ for _name, _schema in SCHEMAS.items():
 _ext.load()
 
 
+__all__ = sorted(SCHEMAS)
+
+
 def __getattr__(name: str) -> Any:
     if name in SCHEMAS:
         return getattr(torch.ops.ffkern, name)
@@ -149,8 +124,25 @@ def __getattr__(name: str) -> Any:
 # ---------------------------------------------------------------- fake kernels: shapes and dtypes
 
 
-def _fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return torch.library.register_fake(f"ffkern::{name}", lib=_library)
+def _fake(name: str) -> Callable[[Callable[..., Any]], None]:
+    """Registers a fake kernel. Real tensors mixed with ones on the meta device would silently end up here."""
+    arguments = [a.name for a in getattr(torch.ops.ffkern, name).default._schema.arguments]
+
+    def register(kernel: Callable[..., Any]) -> None:
+        def checked(*args: Any) -> Any:
+            tensors = [(n, a) for n, a in zip(arguments, args, strict=False) if isinstance(a, Tensor)]
+            devices = {a.device.type for _, a in tensors}
+            if "meta" in devices and len(devices) > 1:
+                lost = next(n for n, a in tensors if a.device.type == "meta")
+                other = next(a.device for _, a in tensors if a.device.type != "meta")
+                raise RuntimeError(
+                    f"ffkern::{name}: {lost} is on the meta device; expected {other}, as the other tensors"
+                )
+            return kernel(*args)
+
+        torch.library.register_fake(f"ffkern::{name}", checked, lib=_library)
+
+    return register
 
 
 def _floats(like: Tensor, *shape: Any) -> Tensor:
@@ -265,8 +257,29 @@ def _(h: Sequence[Tensor], h_norm: Any, labels: Tensor, weight: Tensor, *_: Any)
 # ---------------------------------------------------------------- autograd of the fused forward
 
 
+class _FirstDerivative(torch.autograd.Function):
+    """Passes a gradient on; differentiating it again raises instead of leaving terms out."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, gradient: Tensor, *sources: Tensor) -> Tensor:
+        ctx.name = name
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(f"ffkern::{ctx.name}: first derivatives only; it cannot be differentiated twice")
+
+
+def _once(name: str, gradients: tuple[Any, ...], sources: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    if not torch.is_grad_enabled():  # no create_graph: nobody will ask
+        return gradients
+    kept = [s for s in sources if s is not None]
+    once: Callable[..., Tensor] = _FirstDerivative.apply
+    return tuple(once(name, g, *kept) if isinstance(g, Tensor) else g for g in gradients)
+
+
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, bias, _, norm, eps, goodness = inputs
+    x, weight, bias, _, norm, _, goodness = inputs
     h, _, scale, h_norm = output
     ctx.mark_non_differentiable(scale)
     ctx.set_materialize_grads(False)
@@ -285,15 +298,22 @@ def _goodness_slope(goodness: str, h: Tensor) -> Tensor | float:
     return (-factor if goodness.startswith("neg") else factor) * h
 
 
-def _forward_backward(
-    ctx: Any, dh: Tensor | None, dg: Tensor | None, _: None, dnorm: Tensor | None
+def _forward_backward(ctx: Any, *douts: Tensor | None) -> tuple[Any, ...]:
+    saved = ctx.saved_tensors
+    with torch.no_grad():
+        gradients = _forward_gradients(ctx, saved, *douts)
+    return _once("layer_forward", gradients, (*saved, *douts))
+
+
+def _forward_gradients(
+    ctx: Any, saved: Sequence[Any], dh: Tensor | None, dg: Tensor | None, _: Tensor | None, dnorm: Tensor | None
 ) -> tuple[Any, ...]:
     """Gradients of h, goodness and h_norm with respect to x, weight and bias.
 
     With z = r u + b and u = x W^T:  dW = (r dz)^T x, db = sum dz, and for x both the product's
     dz r W and the scale's dr = sum_j dz_j u_j, where u_j = (h_j - b_j) / r wherever dz_j is not 0.
     """
-    x, weight, bias, h, scale, h_norm = ctx.saved_tensors
+    x, weight, bias, h, scale, h_norm = saved
     want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
     empty: tuple[Any, ...] = (None,) * 7
     if dh is None and dg is None and dnorm is None:
@@ -342,12 +362,14 @@ torch.library.register_autograd(
 def _save_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, coef, stats = output
     ctx.mark_non_differentiable(coef, stats)
-    ctx.save_for_backward(coef)
+    ctx.save_for_backward(coef, inputs[0])
 
 
 def _loss_backward(ctx: Any, dloss: Tensor, *_: Any) -> tuple[Any, ...]:
-    (coef,) = ctx.saved_tensors
-    return dloss * coef, None, None, None, None
+    coef, goodness = ctx.saved_tensors
+    with torch.no_grad():
+        gradient = dloss * coef
+    return _once("local_loss", (gradient, None, None, None, None), (goodness, dloss))
 
 
 torch.library.register_autograd(
@@ -419,7 +441,9 @@ def _register_autocast(name: str, device: str) -> None:
 
     def kernel(_: Any, x: Tensor, *args: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(off):
-            return op(x.to(torch.get_autocast_dtype(device)), *args)
+            if x.is_floating_point() and x.dtype != torch.float64:  # others reach the op's own refusal
+                x = x.to(torch.get_autocast_dtype(device))
+            return op(x, *args)
 
     _library.impl(name, kernel, key, with_keyset=True)
 

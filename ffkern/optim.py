@@ -38,20 +38,22 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     kind: ClassVar[str]
     slots: ClassVar[int]
+    # Bumped whenever state tensors are replaced, so that layers look them up again. The second tells torch's
+    # schedulers that updates do happen, although not through step(). Class attributes: both survive copies.
+    generation = 0
+    _opt_called = True
 
     def __init__(
         self, params: Iterable[Any], lr: float | Tensor, hyper: tuple[float, float, float, float]
     ) -> None:
         if not isinstance(lr, Tensor):
             _check("lr", lr, 0.0)
-        # Bumped whenever state tensors are replaced, so that layers look them up again.
-        self.generation = 0
         super().__init__(params, {"lr": _lr_tensor(lr), "hyper": hyper})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if "lr" in param_group:
-            param_group["lr"] = _lr_tensor(param_group["lr"])
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group["lr"] = _lr_tensor(group["lr"]).clone()  # groups must not share one tensor
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -65,20 +67,22 @@ class FusedOptimizer(torch.optim.Optimizer):
             "optimiser from torch.optim."
         )
 
+    def _group_of(self, name: str, parameter: Tensor) -> dict[str, Any]:
+        for group in self.param_groups:
+            if any(p is parameter for p in group["params"]):
+                return group
+        raise ValueError(
+            f"the optimiser does not hold this layer's {name}: build it from the parameters of the network it trains"
+        )
+
     def slot(self, weight: Tensor, bias: Tensor | None) -> Slot:
         """State of one layer's update, created on first use.
 
         Raises ValueError if the optimiser was not given these parameters.
         """
-        group = next(
-            (g for g in self.param_groups if any(p is weight for p in g["params"])),
-            None,
-        )
-        if group is None:
-            raise ValueError(
-                "the optimiser does not hold this layer's weight: build it from the parameters of "
-                "the network it trains"
-            )
+        group = self._group_of("weight", weight)
+        if bias is not None:
+            self._group_of("bias", bias)
         for p in (weight, bias):
             if p is not None and "slots" not in self.state[p]:
                 self.state[p]["slots"] = torch.zeros(
@@ -90,6 +94,16 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._opt_called = True  # else torch's LR schedulers warn that no update came before them
         bias_slots = self.state[bias]["slots"] if bias is not None else state["slots"].new_empty(0)
         return Slot(self, group, state["slots"], bias_slots, state["step"])
+
+
+def slot_of(opt: Any, weight: Tensor, bias: Tensor | None) -> Slot:
+    """:meth:`FusedOptimizer.slot`, refusing optimisers that cannot be fused."""
+    if not isinstance(opt, FusedOptimizer):
+        raise TypeError(
+            f"opt is a {type(opt).__name__}; a fused step takes an optimiser of "
+            "ffkern.optim. Use local_loss() and backward() with torch's optimisers"
+        )
+    return opt.slot(weight, bias)
 
 
 class Slot:
@@ -107,10 +121,14 @@ class Slot:
         self.generation = owner.generation
         self.group = group
         self.kind = owner.kind
-        self.hyper = list(group["hyper"])
         self.weight_state = weight_state
         self.bias_state = bias_state
         self.step = step
+
+    @property
+    def hyper(self) -> list[float]:
+        """beta1 (or momentum), beta2, eps, weight_decay now."""
+        return list(self.group["hyper"])
 
     def lr(self) -> Tensor:
         """Learning rate now. A plain number put into ``param_groups`` by hand works too."""

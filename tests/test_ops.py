@@ -232,6 +232,19 @@ def test_layer_grad_of_low_precision_storage(dtype):
     check_parity(cases.gradient, cases.gradient_reference, a)
 
 
+@every_isa
+@pytest.mark.parametrize("rows", [5000, 40000])
+def test_gradient_over_many_rows(rows):
+    """Sums over a batch do not lose digits with its size: eager PyTorch adds pairwise."""
+    for peer in (False, True):
+        a = cases.step_arguments(
+            rows, 9, 8, norm="rms", goodness="sum_sq", optimiser="sgd", peer=peer
+        )
+        g = cases.grad_arguments(a, peer)
+        check_parity(cases.gradient, cases.gradient_reference, g)
+        check_parity(cases.step, cases.step_reference, a)
+
+
 SHARED = [(1, 3, 1, 2, 1), (9, 40, 17, 10, 2), (37, 113, 65, 10, 3), (23, 64, 33, 3, 10)]
 every_shared = pytest.mark.parametrize("shape", SHARED, ids=shape_name)
 

@@ -303,7 +303,11 @@ def test_disagreement_is_found(monkeypatch):
 
 @pytest.mark.parametrize("negatives", ["uniform", "all"])
 def test_eager_trains_the_same_network(negatives):
-    """After ten steps the parameters, the head's too, differ by rounding alone."""
+    """An epoch later the parameters, the head's too, differ by rounding alone.
+
+    33 images a step: with a multiple of ten the first gradient of a head's bias can be exactly 0,
+    and Adam would make a full step of its rounding.
+    """
     digits = data.digits().standardised()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -312,13 +316,13 @@ def test_eager_trains_the_same_network(negatives):
     x, y = digits.train_x[:500], digits.train_y[:500]
     head_opt = ffkern.optim.Adam(net.head.parameters(), lr=0.01)
     make_trainer(
-        net, lr=0.003, epochs=1, batch_size=50, seed=9, negatives=negatives, head_opt=head_opt
+        net, lr=0.003, epochs=1, batch_size=33, seed=9, negatives=negatives, head_opt=head_opt
     ).fit(x, y)
-    eager.train_epoch(x, y, 50, torch.Generator().manual_seed(9))
+    eager.train_epoch(x, y, 33, torch.Generator().manual_seed(9))
     pairs = [*zip(net.layers, eager.linears, strict=True), (net.head, eager.head)]
     for ours, theirs in pairs:
-        torch.testing.assert_close(ours.weight, theirs.weight, atol=2e-5, rtol=0)
-        torch.testing.assert_close(ours.bias, theirs.bias, atol=2e-5, rtol=0)
+        torch.testing.assert_close(ours.weight, theirs.weight, atol=5e-5, rtol=0)
+        torch.testing.assert_close(ours.bias, theirs.bias, atol=5e-5, rtol=0)
     wrong = (net.predict(digits.test_x) != digits.test_y).double().mean()
     assert eager.error(digits.test_x, digits.test_y) == pytest.approx(float(wrong), abs=0.01)
 
@@ -384,9 +388,8 @@ def test_bad_data_is_refused_before_anything_changes(spoil, text):
         trainer.fit(x, y)
     with pytest.raises(ValueError, match=text):
         trainer.evaluate(x, y)
-    with pytest.raises(
-        ValueError, match=text.replace("x", r"validation\[0\]", 1) if text[0] == "x" else "y"
-    ):
+    named = rf"validation\[{'xy'.index(text[0])}\]" + text[1:]
+    with pytest.raises(ValueError, match=named):
         trainer.fit(*make_data(), validation=(x, y))
     assert all(same(before, bits(net)))
 

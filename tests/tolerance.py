@@ -26,8 +26,8 @@ def assert_not_worse(
     ``floor`` is what eager's own error cannot tell: on a few elements it may be zero by luck.  On
     top of the caller's floor there is always 2^-22 of the largest exact value (four roundings of
     the result itself), so every bound scales with the result.  For sums that cancel that is too
-    little; there the caller passes :func:`conditioning`, the amount by which the exact result itself
-    moves when its inputs move by one rounding.  Neither depends on the result under test.
+    little; there the caller passes :func:`conditioning`: by how much the exact result itself moves
+    when its inputs move by one rounding.  Neither depends on the result under test.
 
     A value that is exactly NaN or infinite has to be the same NaN or infinity.
     """

@@ -31,11 +31,16 @@ FFKERN_HD float row_scale(LayerKind kind, float norm, int64_t width) {
 /// Goodness from the sum of squares and the sum of a row's activities.
 FFKERN_HD float goodness_of(Goodness kind, float sum_sq, float sum, int64_t units) {
   switch (kind) {
-    case Goodness::kSumSq: return sum_sq;
-    case Goodness::kMeanSq: return sum_sq / static_cast<float>(units);
-    case Goodness::kNegSumSq: return -sum_sq;
-    case Goodness::kNegMeanSq: return -sum_sq / static_cast<float>(units);
-    case Goodness::kSumAbs: return sum;
+    case Goodness::kSumSq:
+      return sum_sq;
+    case Goodness::kMeanSq:
+      return sum_sq / static_cast<float>(units);
+    case Goodness::kNegSumSq:
+      return -sum_sq;
+    case Goodness::kNegMeanSq:
+      return -sum_sq / static_cast<float>(units);
+    case Goodness::kSumAbs:
+      return sum;
   }
   return 0.0f;
 }
@@ -43,11 +48,16 @@ FFKERN_HD float goodness_of(Goodness kind, float sum_sq, float sum, int64_t unit
 /// dg/dh = slope * h for the square goodnesses; for kSumAbs it is `slope` where h > 0.
 FFKERN_HD float goodness_slope(Goodness kind, int64_t units) {
   switch (kind) {
-    case Goodness::kSumSq: return 2.0f;
-    case Goodness::kMeanSq: return 2.0f / static_cast<float>(units);
-    case Goodness::kNegSumSq: return -2.0f;
-    case Goodness::kNegMeanSq: return -2.0f / static_cast<float>(units);
-    case Goodness::kSumAbs: return 1.0f;
+    case Goodness::kSumSq:
+      return 2.0f;
+    case Goodness::kMeanSq:
+      return 2.0f / static_cast<float>(units);
+    case Goodness::kNegSumSq:
+      return -2.0f;
+    case Goodness::kNegMeanSq:
+      return -2.0f / static_cast<float>(units);
+    case Goodness::kSumAbs:
+      return 1.0f;
   }
   return 0.0f;
 }
@@ -85,8 +95,7 @@ struct RowLoss {
 };
 FFKERN_HD RowLoss row_loss(LossParams p, float goodness, float sign, float weight) {
   const double l = static_cast<double>(sign) * (static_cast<double>(goodness) - p.threshold) / p.temperature;
-  return {weight * softplus(-l),
-          static_cast<float>(-static_cast<double>(weight) * sign / p.temperature * sigmoid(-l))};
+  return {weight * softplus(-l), static_cast<float>(-static_cast<double>(weight) * sign / p.temperature * sigmoid(-l))};
 }
 
 }  // namespace ffkern

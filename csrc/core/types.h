@@ -60,9 +60,7 @@ struct OptimiserParams {
 };
 
 /// State slots of an optimiser: momentum, or the two moments.
-constexpr int state_slots(Optimiser kind) {
-  return kind == Optimiser::kAdam || kind == Optimiser::kAdamW ? 2 : 1;
-}
+constexpr int state_slots(Optimiser kind) { return kind == Optimiser::kAdam || kind == Optimiser::kAdamW ? 2 : 1; }
 
 /// The same as the factors that the update of one element needs, worked out once per step.
 struct UpdateRule {

@@ -1,7 +1,8 @@
 // A float32 product for builds without a BLAS (NumPy and C++ users), and a second opinion for tests.
 //
-// C is cut into slices of rows, one task each; A is used as it lies unless it has to be transposed; B is packed into panels, block of columns by block
-// of columns. The order of every sum is fixed by the sizes alone, whatever the threads do.
+// C is cut into slices of rows, one task each; A is used as it lies unless it has to be transposed; B is packed into
+// panels, block of columns by block of columns. The order of every sum is fixed by the sizes alone, whatever the
+// threads do.
 #include <cstdlib>
 #include <cstring>
 #include <memory>

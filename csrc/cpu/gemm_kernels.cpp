@@ -42,8 +42,8 @@ struct Rows {
 };
 
 template <int kRows, int kVectors>
-inline __attribute__((always_inline)) void tile(int64_t k, const float* a, int64_t lda, const float* b, bool add, float* c,
-                                                int64_t ldc) {
+inline __attribute__((always_inline)) void tile(int64_t k, const float* a, int64_t lda, const float* b, bool add,
+                                                float* c, int64_t ldc) {
   Vec acc[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
@@ -159,7 +159,6 @@ void transpose(const float* x, int64_t ldx, int64_t rows, int64_t cols, float* o
 }  // namespace
 
 extern const GemmKernels kGemmKernels;
-const GemmKernels kGemmKernels = {FFKERN_TEXT(FFKERN_ISA), kLanes, multiply, pack_rows, pack_columns,
-                                  transpose};
+const GemmKernels kGemmKernels = {FFKERN_TEXT(FFKERN_ISA), kLanes, multiply, pack_rows, pack_columns, transpose};
 
 }  // namespace ffkern::cpu::FFKERN_ISA

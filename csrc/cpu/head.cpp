@@ -38,13 +38,21 @@ void head_forward(const Provider& provider, const Head& head, float* logits, flo
   Arena arena(memory);
   const HeadScratch scratch(arena, head);
   for (int64_t i = 0; i < head.images; ++i) {
-    for (int64_t c = 0; c < head.classes; ++c) logits[i * head.classes + c] = head.bias != nullptr ? head.bias[c] : 0.0f;
+    for (int64_t c = 0; c < head.classes; ++c)
+      logits[i * head.classes + c] = head.bias != nullptr ? head.bias[c] : 0.0f;
   }
   int64_t column = 0;
   for (int64_t l = 0; l < head.count; ++l) {
     const HeadInput& in = head.inputs[l];
-    provider.gemm(provider, {.trans_b = true, .m = head.images, .n = head.classes, .k = in.units, .a = in.h,
-                             .lda = in.ldh, .b = head.weight + column, .ldb = head.width, .c = scratch.part,
+    provider.gemm(provider, {.trans_b = true,
+                             .m = head.images,
+                             .n = head.classes,
+                             .k = in.units,
+                             .a = in.h,
+                             .lda = in.ldh,
+                             .b = head.weight + column,
+                             .ldb = head.width,
+                             .c = scratch.part,
                              .ldc = head.classes});
     for (int64_t i = 0; i < head.images; ++i) {
       kernels.axpy(row_scale(head.kind, in.h_norm[i], in.units), scratch.part + i * head.classes,
@@ -88,8 +96,15 @@ void head_step(const Provider& provider, const Head& head, const int64_t* labels
       const float scale = row_scale(head.kind, in.h_norm[i], in.units);
       for (int64_t c = 0; c < classes; ++c) scratch.part[i * classes + c] = scale * scratch.dlogits[i * classes + c];
     }
-    provider.gemm(provider, {.trans_a = true, .m = classes, .n = in.units, .k = head.images, .a = scratch.part,
-                             .lda = classes, .b = in.h, .ldb = in.ldh, .c = scratch.dweight + column,
+    provider.gemm(provider, {.trans_a = true,
+                             .m = classes,
+                             .n = in.units,
+                             .k = head.images,
+                             .a = scratch.part,
+                             .lda = classes,
+                             .b = in.h,
+                             .ldb = in.ldh,
+                             .c = scratch.dweight + column,
                              .ldc = head.width});
     column += in.units;
   }

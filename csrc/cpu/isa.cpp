@@ -11,18 +11,18 @@ namespace ffkern::cpu {
 namespace portable {
 extern const RowKernels kKernels;
 extern const GemmKernels kGemmKernels;
-}
+}  // namespace portable
 #ifdef FFKERN_HAVE_AVX2
 namespace avx2 {
 extern const RowKernels kKernels;
 extern const GemmKernels kGemmKernels;
-}
+}  // namespace avx2
 #endif
 #ifdef FFKERN_HAVE_AVX512
 namespace avx512 {
 extern const RowKernels kKernels;
 extern const GemmKernels kGemmKernels;
-}
+}  // namespace avx512
 #endif
 
 namespace {
@@ -41,8 +41,9 @@ const Candidate* candidates(int& count) {
       {&avx2::kKernels, &avx2::kGemmKernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
 #endif
 #ifdef FFKERN_HAVE_AVX512
-      {&avx512::kKernels, &avx512::kGemmKernels, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
+      {&avx512::kKernels, &avx512::kGemmKernels,
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl")},
 #endif
   };
   count = static_cast<int>(sizeof(list) / sizeof(list[0]));
@@ -57,8 +58,8 @@ const Candidate* choose() {
   for (int i = count - 1; i >= 0; --i) {
     if (list[i].supported && (any || std::string(wanted) == list[i].rows->name)) return &list[i];
   }
-  throw std::runtime_error("FFKERN_CPU_ISA is '" + std::string(wanted) + "', but this build on this processor has: " +
-                           supported_isas());
+  throw std::runtime_error("FFKERN_CPU_ISA is '" + std::string(wanted) +
+                           "', but this build on this processor has: " + supported_isas());
 }
 
 std::atomic<const Candidate*> chosen{nullptr};

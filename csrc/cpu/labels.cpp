@@ -37,6 +37,10 @@ void hard_labels(int64_t rows, int64_t classes, const float* logits, const int64
     for (int64_t c = 0; c < classes; ++c) {
       if (c != labels[i]) total += std::exp(row[c] - top);
     }
+    if (!(total < INFINITY)) {  // NaN or infinite logits give no distribution: the next class stands in
+      out[i] = (labels[i] + 1) % classes;
+      continue;
+    }
     const double target = static_cast<double>(u[i]) * total;
     double sum = 0;
     int64_t last = labels[i] == 0 ? 1 : 0;

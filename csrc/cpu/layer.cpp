@@ -28,9 +28,9 @@
 namespace ffkern::cpu {
 namespace {
 
-constexpr int64_t kChunkFloats = 4 << 20;       // z of one chunk: 16 MiB
+constexpr int64_t kChunkFloats = 4 << 20;        // z of one chunk: 16 MiB
 constexpr int64_t kUpdateBlockFloats = 4 << 20;  // dW of one block of units: 16 MiB
-constexpr int64_t kRunRows = 32;                // rows that add up in a short sum of their own
+constexpr int64_t kRunRows = 32;                 // rows that add up in a short sum of their own
 
 /// Activities of row `at`: image at % images with the label of that row, if the layer has labels.
 Row forward_row(const Layer& layer, const RowKernels& kernels, const float* columns, const float* z, float norm,
@@ -46,20 +46,33 @@ RowGradient row_gradient(const Layer& layer, float coef, float scale, const floa
 
 void product(const Provider& provider, const Layer& layer, int64_t begin, int64_t images, float* z) {
   const int64_t skip = layer.classes;
-  provider.gemm(provider, {.trans_b = true, .m = images, .n = layer.units, .k = layer.inputs - skip,
-                           .a = layer.x + begin * layer.ldx + skip, .lda = layer.ldx,
-                           .b = layer.weight + skip, .ldb = layer.inputs,
-                           .c = z, .ldc = layer.units});
+  provider.gemm(provider, {.trans_b = true,
+                           .m = images,
+                           .n = layer.units,
+                           .k = layer.inputs - skip,
+                           .a = layer.x + begin * layer.ldx + skip,
+                           .lda = layer.ldx,
+                           .b = layer.weight + skip,
+                           .ldb = layer.inputs,
+                           .c = z,
+                           .ldc = layer.units});
 }
 
 /// dW[first.., :] of `units` units = (r dz)^T x. All columns, so that the product stays aligned: scatter_labels()
 /// then puts the label columns right.
 void weight_product(const Provider& provider, const Layer& layer, int64_t begin, int64_t images, const float* rdz,
                     int64_t first, int64_t units, bool add, float* dweight) {
-  provider.gemm(provider, {.trans_a = true, .m = units, .n = layer.inputs, .k = images,
-                           .a = rdz + first, .lda = layer.units,
-                           .b = layer.x + begin * layer.ldx, .ldb = layer.ldx,
-                           .beta = add ? 1.0f : 0.0f, .c = dweight, .ldc = layer.inputs});
+  provider.gemm(provider, {.trans_a = true,
+                           .m = units,
+                           .n = layer.inputs,
+                           .k = images,
+                           .a = rdz + first,
+                           .lda = layer.units,
+                           .b = layer.x + begin * layer.ldx,
+                           .ldb = layer.ldx,
+                           .beta = add ? 1.0f : 0.0f,
+                           .c = dweight,
+                           .ldc = layer.inputs});
 }
 
 /// Sums over rows that a slice keeps for itself: db [M], then the label columns [classes + 1, M].
@@ -80,9 +93,7 @@ struct SliceSums {
   float* db(int64_t s) const { return totals + s * floats; }
   float* label(const Layer& layer, int64_t s, int64_t index) const { return db(s) + layer.units * (1 + index); }
   float* run_db(int64_t s) const { return runs + s * floats; }
-  float* run_label(const Layer& layer, int64_t s, int64_t index) const {
-    return run_db(s) + layer.units * (1 + index);
-  }
+  float* run_label(const Layer& layer, int64_t s, int64_t index) const { return run_db(s) + layer.units * (1 + index); }
   void clear() const {
     std::memset(totals, 0, sizeof(float) * slices * floats);
     std::memset(runs, 0, sizeof(float) * slices * floats);
@@ -126,8 +137,9 @@ void scatter_labels(const Layer& layer, const SliceSums& sums, int64_t first, in
 }
 
 /// The optimiser on units [first, first + units), whose gradient is dweight.
-void update_units(const Provider& provider, const RowKernels& kernels, const Layer& layer, const OptimiserParams& params,
-                  const Trained& trained, int64_t first, int64_t units, const float* dweight) {
+void update_units(const Provider& provider, const RowKernels& kernels, const Layer& layer,
+                  const OptimiserParams& params, const Trained& trained, int64_t first, int64_t units,
+                  const float* dweight) {
   const int64_t offset = first * layer.inputs, count = units * layer.inputs, slot = layer.units * layer.inputs;
   const bool two = state_slots(params.kind) == 2;
   const UpdateRule rule = update_rule(params, false);
@@ -176,8 +188,7 @@ void base_product(const Provider& provider, const Layer& layer, float* base, flo
   const int64_t slices = slice_count(provider, layer.images, layer.inputs);
   parallel_tasks(provider, slices, [&](int64_t s) {
     for (int64_t i = slice_begin(layer.images, slices, s); i < slice_begin(layer.images, slices, s + 1); ++i) {
-      rest_norm[i] =
-          std::sqrt(kernels.sum_sq(layer.x + i * layer.ldx + layer.classes, layer.inputs - layer.classes));
+      rest_norm[i] = std::sqrt(kernels.sum_sq(layer.x + i * layer.ldx + layer.classes, layer.inputs - layer.classes));
     }
   });
 }

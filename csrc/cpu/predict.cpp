@@ -96,8 +96,15 @@ void predict_goodness(const Provider& provider, const Layer& first, const Stack&
         layer.units = stack.units[l];
         layer.weight = stack.weights[l];
         layer.bias = stack.biases[l];
-        provider.gemm(provider, {.trans_b = true, .m = rows, .n = layer.units, .k = layer.inputs, .a = scratch.h,
-                                 .lda = layer.inputs, .b = layer.weight, .ldb = layer.inputs, .c = scratch.next,
+        provider.gemm(provider, {.trans_b = true,
+                                 .m = rows,
+                                 .n = layer.units,
+                                 .k = layer.inputs,
+                                 .a = scratch.h,
+                                 .lda = layer.inputs,
+                                 .b = layer.weight,
+                                 .ldb = layer.inputs,
+                                 .c = scratch.next,
                                  .ldc = layer.units});
         float* out = goodness + (l * first.images + begin) * classes;
         for (int64_t row = 0; row < rows; ++row) {

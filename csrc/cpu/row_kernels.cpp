@@ -38,7 +38,8 @@ float sum_sq(const float* x, int64_t n) {
 
 /// Shared loop of the two epilogues: z_at(offset, lanes) yields the product of the row.
 template <bool kBias, class Z>
-inline __attribute__((always_inline)) RowSums epilogue_loop(Z z_at, const float* bias, float scale, float* h, int64_t n) {
+inline __attribute__((always_inline)) RowSums epilogue_loop(Z z_at, const float* bias, float scale, float* h,
+                                                            int64_t n) {
   constexpr int64_t kStep = 4 * Vec::kLanes;
   const Vec r = splat(scale);
   Sum4 squares, plain;
@@ -70,9 +71,7 @@ RowSums epilogue(const float* z, const float* bias, float scale, float* h, int64
 
 RowSums epilogue_label(const float* base, LabelColumn label, const float* bias, float scale, float* h, int64_t n) {
   const Vec value = splat(label.value);
-  auto z_at = [=](int64_t j, auto lanes) {
-    return fma(value, load(label.weights + j, lanes), load(base + j, lanes));
-  };
+  auto z_at = [=](int64_t j, auto lanes) { return fma(value, load(label.weights + j, lanes), load(base + j, lanes)); };
   return bias != nullptr ? epilogue_loop<true>(z_at, bias, scale, h, n) : epilogue_loop<false>(z_at, bias, scale, h, n);
 }
 
@@ -110,8 +109,8 @@ void add(const float* x, float* y, int64_t n) {
 
 void axpy(float a, const float* x, float* y, int64_t n) {
   const Vec factor = splat(a);
-  for_each_vec(n,
-               [&](int64_t j, auto lanes) { store(y + j, fma(factor, load(x + j, lanes), load(y + j, lanes)), lanes); });
+  for_each_vec(
+      n, [&](int64_t j, auto lanes) { store(y + j, fma(factor, load(x + j, lanes), load(y + j, lanes)), lanes); });
 }
 
 // ---- optimisers: one pass over gradient, weight and state; at the memory bandwidth, so exact sqrt and division
@@ -163,6 +162,6 @@ void update(const UpdateRule& rule, const float* gradient, float* weight, float*
 
 extern const RowKernels kKernels;
 const RowKernels kKernels = {FFKERN_TEXT(FFKERN_ISA), sum_sq, epilogue, epilogue_label, gradient,
-                             gradient_label, add, axpy, update};
+                             gradient_label,          add,    axpy,     update};
 
 }  // namespace ffkern::cpu::FFKERN_ISA

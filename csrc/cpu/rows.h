@@ -84,7 +84,8 @@ inline float row_lesson(const Lesson& lesson, int64_t rows, int64_t row, float g
 }
 
 /// m and p from the summed positive activities; see peer_update() in kernels.h.
-inline void peer_from_sums(int64_t units, const float* sums, int64_t positives, PeerParams params, float* mean, float* p) {
+inline void peer_from_sums(int64_t units, const float* sums, int64_t positives, PeerParams params, float* mean,
+                           float* p) {
   if (positives == 0) {
     std::memset(p, 0, sizeof(float) * units);
     return;

@@ -1,8 +1,8 @@
 // One vector type per instruction set, so that each row kernel is written once.
 //
-// row_kernels.cpp and gemm_kernels.cpp are compiled once with FFKERN_ISA = portable, avx2 and avx512. Everything here lives in a
-// namespace of that name: an inline function shared between the builds would be merged by the linker, and an AVX-512
-// copy could then run on a machine without it. For the same reason this header uses no inline function of the
+// row_kernels.cpp and gemm_kernels.cpp are compiled once with FFKERN_ISA = portable, avx2 and avx512. Everything here
+// lives in a namespace of that name: an inline function shared between the builds would be merged by the linker, and an
+// AVX-512 copy could then run on a machine without it. For the same reason this header uses no inline function of the
 // standard library.
 #pragma once
 #include <cstdint>
@@ -59,8 +59,7 @@ struct Vec {
   __m256 v;
 };
 inline __m256i first_lanes(int64_t n) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
-                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 inline Vec zero() { return {_mm256_setzero_ps()}; }
 inline Vec splat(float a) { return {_mm256_set1_ps(a)}; }

@@ -34,10 +34,9 @@ std::unique_ptr<const Driver> load() {
   driver->handle = dlopen(driver->path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!driver->handle) {
     const char* reason = dlerror();
-    throw std::runtime_error(
-        "ffkern: cannot load the CUDA driver '" + driver->path + "' (" +
-        (reason ? reason : "unknown reason") +
-        "): install the NVIDIA driver, or set FFKERN_CUDA_DRIVER to its library.");
+    throw std::runtime_error("ffkern: cannot load the CUDA driver '" + driver->path + "' (" +
+                             (reason ? reason : "unknown reason") +
+                             "): install the NVIDIA driver, or set FFKERN_CUDA_DRIVER to its library.");
   }
   std::string missing;
 #define FFKERN_RESOLVE(member, name, required, parameters)                               \
@@ -46,8 +45,7 @@ std::unique_ptr<const Driver> load() {
   FFKERN_CUDA_DRIVER_FUNCTIONS(FFKERN_RESOLVE)
 #undef FFKERN_RESOLVE
   if (!missing.empty()) {
-    throw std::runtime_error("ffkern: the CUDA driver '" + driver->path +
-                             "' is too old, it lacks " + missing +
+    throw std::runtime_error("ffkern: the CUDA driver '" + driver->path + "' is too old, it lacks " + missing +
                              ": install a newer NVIDIA driver.");
   }
   check(*driver, driver->init(0), "cuInit", nullptr);

@@ -27,23 +27,22 @@ constexpr int kFunctionMaxDynamicSharedBytes = 8;
 
 // X(member, exported name, required, parameters). The exported names carry their ABI version, so
 // the parameters cannot change under them; a test compares the declarations with cuda.h.
-#define FFKERN_CUDA_DRIVER_FUNCTIONS(X)                                                      \
-  X(init, cuInit, true, (unsigned))                                                          \
-  X(get_error_name, cuGetErrorName, true, (Result, const char**))                            \
-  X(get_error_string, cuGetErrorString, true, (Result, const char**))                        \
-  X(device_get_attribute, cuDeviceGetAttribute, true, (int*, int, Device))                   \
-  X(primary_ctx_retain, cuDevicePrimaryCtxRetain, true, (Context*, Device))                  \
-  X(ctx_get_current, cuCtxGetCurrent, true, (Context*))                                      \
-  X(ctx_push_current, cuCtxPushCurrent_v2, true, (Context))                                  \
-  X(ctx_pop_current, cuCtxPopCurrent_v2, true, (Context*))                                   \
-  X(ctx_get_device, cuCtxGetDevice, true, (Device*))                                         \
-  X(ctx_get_id, cuCtxGetId, false, (Context, unsigned long long*))                           \
-  X(module_load_data, cuModuleLoadData, true, (Module*, const void*))                        \
-  X(module_get_function, cuModuleGetFunction, true, (Function*, Module, const char*))        \
-  X(func_set_attribute, cuFuncSetAttribute, true, (Function, int, int))                      \
-  X(launch_kernel, cuLaunchKernel, true,                                                     \
-    (Function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream, \
-     void**, void**))
+#define FFKERN_CUDA_DRIVER_FUNCTIONS(X)                                               \
+  X(init, cuInit, true, (unsigned))                                                   \
+  X(get_error_name, cuGetErrorName, true, (Result, const char**))                     \
+  X(get_error_string, cuGetErrorString, true, (Result, const char**))                 \
+  X(device_get_attribute, cuDeviceGetAttribute, true, (int*, int, Device))            \
+  X(primary_ctx_retain, cuDevicePrimaryCtxRetain, true, (Context*, Device))           \
+  X(ctx_get_current, cuCtxGetCurrent, true, (Context*))                               \
+  X(ctx_push_current, cuCtxPushCurrent_v2, true, (Context))                           \
+  X(ctx_pop_current, cuCtxPopCurrent_v2, true, (Context*))                            \
+  X(ctx_get_device, cuCtxGetDevice, true, (Device*))                                  \
+  X(ctx_get_id, cuCtxGetId, false, (Context, unsigned long long*))                    \
+  X(module_load_data, cuModuleLoadData, true, (Module*, const void*))                 \
+  X(module_get_function, cuModuleGetFunction, true, (Function*, Module, const char*)) \
+  X(func_set_attribute, cuFuncSetAttribute, true, (Function, int, int))               \
+  X(launch_kernel, cuLaunchKernel, true,                                              \
+    (Function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream, void**, void**))
 
 /// The functions of a loaded driver.
 struct Driver {

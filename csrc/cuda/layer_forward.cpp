@@ -35,17 +35,15 @@ constexpr int64_t kMaxSize = std::numeric_limits<int>::max() - 4096;
 
 void check_size(const char* name, int64_t size, int64_t least) {
   if (size < least || size > kMaxSize) {
-    throw std::invalid_argument("ffkern: layer_forward on CUDA got " + std::to_string(size) + " " +
-                                name + "; it takes " + std::to_string(least) + " to " +
-                                std::to_string(kMaxSize) + ".");
+    throw std::invalid_argument("ffkern: layer_forward on CUDA got " + std::to_string(size) + " " + name +
+                                "; it takes " + std::to_string(least) + " to " + std::to_string(kMaxSize) + ".");
   }
 }
 
 /// Widest access, of 16, 8, 4 or 2 bytes, that the address of every row of a bf16 matrix is a
 /// multiple of.
 int alignment(const void* matrix, int64_t pitch, int64_t rows) {
-  const uint64_t bits =
-      reinterpret_cast<uintptr_t>(matrix) | (rows > 1 ? static_cast<uint64_t>(pitch) * 2 : 0) | 16;
+  const uint64_t bits = reinterpret_cast<uintptr_t>(matrix) | (rows > 1 ? static_cast<uint64_t>(pitch) * 2 : 0) | 16;
   return static_cast<int>(bits & ~(bits - 1));  // the lowest bit set
 }
 
@@ -64,17 +62,15 @@ const LayerForwardInstance& forced_instance(const char* name, int aligned) {
     if (std::strcmp(name, instance.name) != 0) continue;
     if (instance.copy_bytes <= aligned) return instance;
     throw std::invalid_argument("ffkern: FFKERN_CUDA_LAYER_FORWARD=" + std::string(name) +
-                                " needs x, weight and their rows aligned to " +
-                                std::to_string(instance.copy_bytes) +
+                                " needs x, weight and their rows aligned to " + std::to_string(instance.copy_bytes) +
                                 " bytes, but they are aligned to " + std::to_string(aligned) + ".");
   }
-  throw std::invalid_argument("ffkern: FFKERN_CUDA_LAYER_FORWARD=" + std::string(name) +
-                              " is not one of " + names() + ".");
+  throw std::invalid_argument("ffkern: FFKERN_CUDA_LAYER_FORWARD=" + std::string(name) + " is not one of " + names() +
+                              ".");
 }
 
 const LayerForwardInstance& choose_instance(const LayerForward& op, Device device) {
-  const int aligned = std::min(alignment(op.x, op.x_pitch, op.rows),
-                               alignment(op.weight, op.weight_pitch, op.units));
+  const int aligned = std::min(alignment(op.x, op.x_pitch, op.rows), alignment(op.weight, op.weight_pitch, op.units));
   const char* forced = std::getenv("FFKERN_CUDA_LAYER_FORWARD");
   if (forced && *forced) return forced_instance(forced, aligned);
 
@@ -85,14 +81,12 @@ const LayerForwardInstance& choose_instance(const LayerForward& op, Device devic
     // Smaller tiles do not make up for narrower copies.
     if (chosen && instance.copy_bytes < chosen->copy_bytes) break;
     chosen = &instance;
-    const int64_t blocks =
-        int64_t{tiles(op.rows, chosen->tile_m)} * tiles(op.units, chosen->tile_n);
+    const int64_t blocks = int64_t{tiles(op.rows, chosen->tile_m)} * tiles(op.units, chosen->tile_n);
     if (blocks >= facts.multiprocessors) break;
   }
   if (!chosen) {
-    throw std::runtime_error(
-        "ffkern: the device grants a block " + std::to_string(facts.shared_bytes) +
-        " bytes of shared memory, too few for every instance of layer_forward.");
+    throw std::runtime_error("ffkern: the device grants a block " + std::to_string(facts.shared_bytes) +
+                             " bytes of shared memory, too few for every instance of layer_forward.");
   }
   return *chosen;
 }
@@ -109,17 +103,16 @@ LayerForwardPlan plan_layer_forward(const LayerForward& op, Device device) {
   plan.tiles_m = tiles(op.rows, plan.instance->tile_m);
   plan.tiles_n = tiles(op.units, plan.instance->tile_n);
   if (int64_t{plan.tiles_m} * plan.tiles_n > std::numeric_limits<int>::max()) {
-    throw std::invalid_argument("ffkern: layer_forward on CUDA cannot count the tiles of " +
-                                std::to_string(op.rows) + " rows of " + std::to_string(op.units) +
-                                " units: split the batch.");
+    throw std::invalid_argument("ffkern: layer_forward on CUDA cannot count the tiles of " + std::to_string(op.rows) +
+                                " rows of " + std::to_string(op.units) + " units: split the batch.");
   }
   const size_t sums = op.kind.goodness == Goodness::kSumAbs ? 2 : 1;
   plan.workspace_floats = sums * static_cast<size_t>(plan.tiles_n) * static_cast<size_t>(op.rows);
   return plan;
 }
 
-void launch_layer_forward(const LayerForward& op, const LayerForwardPlan& plan, float* workspace,
-                          Device device, Stream stream) {
+void launch_layer_forward(const LayerForward& op, const LayerForwardPlan& plan, float* workspace, Device device,
+                          Stream stream) {
   if (op.rows == 0) return;
   const LayerForwardInstance& instance = *plan.instance;
   LayerForwardParams params;
@@ -156,13 +149,11 @@ void launch_layer_forward(const LayerForward& op, const LayerForwardPlan& plan, 
 
   constexpr const char* kGoodness = "ffkern_layer_goodness";
   const ContextGuard context(device);
-  launch(instance.kernel,
-         kernel(context, kLayerForwardImage, instance.kernel, instance.shared_bytes),
-         {static_cast<unsigned>(plan.tiles_m * plan.tiles_n)},
-         static_cast<unsigned>(instance.threads), instance.shared_bytes, stream, params);
+  launch(instance.kernel, kernel(context, kLayerForwardImage, instance.kernel, instance.shared_bytes),
+         {static_cast<unsigned>(plan.tiles_m * plan.tiles_n)}, static_cast<unsigned>(instance.threads),
+         instance.shared_bytes, stream, params);
   launch(kGoodness, kernel(context, kLayerForwardImage, kGoodness),
-         {static_cast<unsigned>(tiles(op.rows, kGoodnessThreads))}, kGoodnessThreads, 0, stream,
-         sums);
+         {static_cast<unsigned>(tiles(op.rows, kGoodnessThreads))}, kGoodnessThreads, 0, stream, sums);
 }
 
 }  // namespace ffkern::cuda

@@ -41,7 +41,7 @@ struct LayerForwardPlan {
 LayerForwardPlan plan_layer_forward(const LayerForward& operands, Device device);
 
 /// Launches on `stream`; `workspace` holds plan.workspace_floats. Returns without waiting.
-void launch_layer_forward(const LayerForward& operands, const LayerForwardPlan& plan,
-                          float* workspace, Device device, Stream stream);
+void launch_layer_forward(const LayerForward& operands, const LayerForwardPlan& plan, float* workspace, Device device,
+                          Stream stream);
 
 }  // namespace ffkern::cuda

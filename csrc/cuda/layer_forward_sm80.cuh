@@ -83,8 +83,7 @@ __device__ __forceinline__ int tile_offset(int row, int byte) {
 template <class Tile, int kRows>
 class TileLoader {
  public:
-  __device__ __forceinline__ TileLoader(const uint16_t* matrix, int64_t pitch, int first_row,
-                                        int rows, int inputs)
+  __device__ __forceinline__ TileLoader(const uint16_t* matrix, int64_t pitch, int first_row, int rows, int inputs)
       : row_(threadIdx.x / kPiecesPerRow),
         column_(threadIdx.x % kPiecesPerRow * kPieceElements),
         rows_left_(rows - first_row),
@@ -117,8 +116,7 @@ class TileLoader {
   static constexpr int kPiecesPerRow = Tile::kRowBytes / kPieceBytes;
   static constexpr int kRowStep = Tile::kThreads / kPiecesPerRow;
   static constexpr int kPieces = kRows / kRowStep;
-  static_assert(Tile::kThreads % kPiecesPerRow == 0 && kRows % kRowStep == 0,
-                "threads must share a tile evenly");
+  static_assert(Tile::kThreads % kPiecesPerRow == 0 && kRows % kRowStep == 0, "threads must share a tile evenly");
 
   /// Eight elements at any address, one by one.
   static __device__ __forceinline__ uint4 gather(const uint16_t* source, int valid) {
@@ -154,8 +152,8 @@ __device__ __forceinline__ float add_squares(float sum, uint32_t packed) {
 /// write neighbouring vectors. A vector that sticks out of the last column is stored element by
 /// element.
 template <class Tile, class Vector>
-__device__ __forceinline__ void store_tile(const LayerForwardParams& p,
-                                           const unsigned char* staging, int row0, int col0) {
+__device__ __forceinline__ void store_tile(const LayerForwardParams& p, const unsigned char* staging, int row0,
+                                           int col0) {
   constexpr int kElements = sizeof(Vector) / 2;
   constexpr int kVectorsPerRow = Tile::kTileN / kElements;
   const int rows = min(p.rows - row0, Tile::kTileM);
@@ -194,8 +192,7 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
 
   // ---- products
   const TileLoader<Tile, Tile::kTileM> x_loader(p.x, p.x_pitch, row0, p.rows, p.inputs);
-  const TileLoader<Tile, Tile::kTileN> weight_loader(p.weight, p.weight_pitch, col0, p.units,
-                                                     p.inputs);
+  const TileLoader<Tile, Tile::kTileN> weight_loader(p.weight, p.weight_pitch, col0, p.units, p.inputs);
   const uint32_t ring = shared_address(shared);
   const int k_tiles = (p.inputs + Tile::kTileK - 1) / Tile::kTileK;
   const auto fill = [&](int stage, int k_tile) {
@@ -212,8 +209,7 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
   // Where this lane's rows of the 8x8 matrices start: x by 16 rows and two chunks, weight by 16
   // units and two chunks.
   const int x_row = warp_m * Tile::kWarpTileM + lane % 16, x_chunk = lane / 16;
-  const int weight_row = warp_n * Tile::kWarpTileN + lane / 16 * 8 + lane % 8,
-            weight_chunk = lane / 8 % 2;
+  const int weight_row = warp_n * Tile::kWarpTileN + lane / 16 * 8 + lane % 8, weight_chunk = lane / 8 % 2;
   const bool squares_wanted = p.x_norm == nullptr && p.kind.norm != Norm::kNone;
 
   float sums[kFragmentsM][kFragmentsN][4] = {};
@@ -227,8 +223,7 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
     __syncthreads();
     fill(fill_stage, k_tile + Tile::kStages - 1);
 
-    const uint32_t x_tile = ring + read_stage * Tile::kStageBytes,
-                   weight_tile = x_tile + Tile::kTileBytesM;
+    const uint32_t x_tile = ring + read_stage * Tile::kStageBytes, weight_tile = x_tile + Tile::kTileBytesM;
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       uint32_t x[kFragmentsM][4], weight[kFragmentsN / 2][4];
@@ -238,8 +233,7 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
       }
 #pragma unroll
       for (int n = 0; n < kFragmentsN / 2; ++n) {
-        load_matrices(weight[n], weight_tile + tile_offset<Tile>(weight_row + n * 16,
-                                                                 (step * 2 + weight_chunk) * 16));
+        load_matrices(weight[n], weight_tile + tile_offset<Tile>(weight_row + n * 16, (step * 2 + weight_chunk) * 16));
       }
 #pragma unroll
       for (int m = 0; m < kFragmentsM; ++m) {
@@ -323,8 +317,7 @@ __device__ __forceinline__ void layer_forward(const LayerForwardParams& p) {
           sum_sq = fmaf(h[e], h[e], sum_sq);
           sum += h[e];
         }
-        *reinterpret_cast<uint32_t*>(shared + row * Tile::kStagingPitch + col * 2) =
-            pack_bf16(h[0], h[1]);
+        *reinterpret_cast<uint32_t*>(shared + row * Tile::kStagingPitch + col * 2) = pack_bf16(h[0], h[1]);
       }
       sum_sq = quad_sum(sum_sq);
       sum = quad_sum(sum);

@@ -13,12 +13,11 @@ struct LayerForwardParams {
   const uint16_t* x = nullptr;       // [rows, inputs] bf16
   const uint16_t* weight = nullptr;  // [units, inputs] bf16
   const float* bias = nullptr;       // [units] or null
-  const float* x_norm =
-      nullptr;             // [rows] L2 norms of the rows of x, or null: computed from the tiles
-  uint16_t* h = nullptr;   // [rows, units] bf16
-  float* scale = nullptr;  // [rows]
-  float* partial_sq = nullptr;   // [tiles_n, rows] sums of h^2 over one column tile
-  float* partial_sum = nullptr;  // [tiles_n, rows] sums of h, or null where the goodness needs none
+  const float* x_norm = nullptr;     // [rows] L2 norms of the rows of x, or null: computed from the tiles
+  uint16_t* h = nullptr;             // [rows, units] bf16
+  float* scale = nullptr;            // [rows]
+  float* partial_sq = nullptr;       // [tiles_n, rows] sums of h^2 over one column tile
+  float* partial_sum = nullptr;      // [tiles_n, rows] sums of h, or null where the goodness needs none
   int64_t x_pitch = 0, weight_pitch = 0, h_pitch = 0;
   int rows = 0, units = 0, inputs = 0;
   int tiles_m = 0, tiles_n = 0;
@@ -49,25 +48,21 @@ constexpr int kGoodnessThreads = 256;
 ///                     be aligned to. 16, 8, 4: cp.async. 2: through registers, for odd pitches
 /// @tparam kMinBlocks_ blocks that must fit on a multiprocessor: limits a thread's registers to
 ///                     65536 / (threads * blocks)
-template <int kTileM_, int kTileN_, int kTileK_, int kStages_, int kWarpsM_, int kWarpsN_,
-          int kCopyBytes_, int kMinBlocks_>
+template <int kTileM_, int kTileN_, int kTileK_, int kStages_, int kWarpsM_, int kWarpsN_, int kCopyBytes_,
+          int kMinBlocks_>
 struct LayerForwardTile {
   static constexpr int kTileM = kTileM_, kTileN = kTileN_, kTileK = kTileK_, kStages = kStages_;
-  static constexpr int kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kCopyBytes = kCopyBytes_,
-                       kMinBlocks = kMinBlocks_;
+  static constexpr int kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kCopyBytes = kCopyBytes_, kMinBlocks = kMinBlocks_;
   static constexpr int kWarps = kWarpsM * kWarpsN;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kWarpTileM = kTileM / kWarpsM, kWarpTileN = kTileN / kWarpsN;
 
-  static_assert(kTileK == 32 || kTileK == 64,
-                "the swizzle is derived for rows of 64 and 128 bytes");
+  static_assert(kTileK == 32 || kTileK == 64, "the swizzle is derived for rows of 64 and 128 bytes");
   static_assert(kStages >= 2, "one stage is read while another is filled");
   static_assert(kTileM % kWarpsM == 0 && kWarpTileM % 16 == 0, "mma.m16n8k16 multiplies 16 rows");
-  static_assert(kTileN % kWarpsN == 0 && kWarpTileN % 16 == 0,
-                "one ldmatrix.x4 loads two tiles of 8 units");
+  static_assert(kTileN % kWarpsN == 0 && kWarpTileN % 16 == 0, "one ldmatrix.x4 loads two tiles of 8 units");
   static_assert(kTileM <= kThreads, "one thread finishes one row");
-  static_assert(kCopyBytes == 16 || kCopyBytes == 8 || kCopyBytes == 4 || kCopyBytes == 2,
-                "no such copy");
+  static_assert(kCopyBytes == 16 || kCopyBytes == 8 || kCopyBytes == 4 || kCopyBytes == 2, "no such copy");
 
   // Shared memory: kStages x (tile of x, tile of weight). Once the products are done the same
   // memory holds the tile of h on its way out, then the row scales, then two sums a row and column
@@ -82,8 +77,7 @@ struct LayerForwardTile {
   static constexpr int kSumsOffset = kScaleOffset + kTileM * 4;
   static constexpr int kEpilogueBytes = kSumsOffset + 2 * kWarpsN * kTileM * 4;
   static constexpr int kPipelineBytes = kStages * kStageBytes;
-  static constexpr int kSharedBytes =
-      kPipelineBytes > kEpilogueBytes ? kPipelineBytes : kEpilogueBytes;
+  static constexpr int kSharedBytes = kPipelineBytes > kEpilogueBytes ? kPipelineBytes : kEpilogueBytes;
 };
 
 // The compiled instances: X(name, tile M, N, K, stages, warps M, N, copy bytes, blocks a

@@ -22,20 +22,17 @@ template <int kBytes>
 __device__ __forceinline__ void copy_async(uint32_t destination, const void* source, int valid) {
   static_assert(kBytes == 16 || kBytes == 8 || kBytes == 4, "cp.async copies 4, 8 or 16 bytes");
   if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),
-                 "r"(valid)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(valid)
                  : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(destination), "l"(source),
-                 "r"(valid), "n"(kBytes)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(destination), "l"(source), "r"(valid),
+                 "n"(kBytes)
                  : "memory");
   }
 }
 
 /// Closes the group of the copies that this thread has started since the last call.
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 /// Waits until at most `kPending` of this thread's newest groups are still under way.
 /// Other threads see the data only after a barrier that follows.
@@ -46,8 +43,8 @@ __device__ __forceinline__ void wait_for_copies() {
 
 /// Stores 16 bytes to shared memory.
 __device__ __forceinline__ void store_shared(uint32_t destination, uint4 value) {
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(destination), "r"(value.x),
-               "r"(value.y), "r"(value.z), "r"(value.w)
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(destination), "r"(value.x), "r"(value.y), "r"(value.z),
+               "r"(value.w)
                : "memory");
 }
 
@@ -65,8 +62,7 @@ __device__ __forceinline__ void load_matrices(uint32_t (&matrix)[4], uint32_t ro
 ///   a[0] (g, 2t..)  a[1] (g + 8, 2t..)  a[2] (g, 2t + 8..)  a[3] (g + 8, 2t + 8..)      two
 ///   neighbours a register b[0] (2t.., g)  b[1] (2t + 8.., g) d[0] (g, 2t)  d[1] (g, 2t + 1)  d[2]
 ///   (g + 8, 2t)  d[3] (g + 8, 2t + 1)
-__device__ __forceinline__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                             uint32_t b1) {
+__device__ __forceinline__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
@@ -83,8 +79,6 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 
 /// The two bf16 of a register as floats; exact, since bf16 is the upper half of a float.
 __device__ __forceinline__ float low_bf16(uint32_t packed) { return __uint_as_float(packed << 16); }
-__device__ __forceinline__ float high_bf16(uint32_t packed) {
-  return __uint_as_float(packed & 0xffff0000u);
-}
+__device__ __forceinline__ float high_bf16(uint32_t packed) { return __uint_as_float(packed & 0xffff0000u); }
 
 }  // namespace ffkern::cuda

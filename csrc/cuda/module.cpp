@@ -28,8 +28,7 @@ Loaded& loaded(const ContextGuard& context) {  // the mutex is held
   if (facts.capability == 0) {
     const auto ask = [&](int attribute) {
       int value = 0;
-      check(driver().device_get_attribute(&value, attribute, context.device()),
-            "cuDeviceGetAttribute");
+      check(driver().device_get_attribute(&value, attribute, context.device()), "cuDeviceGetAttribute");
       return value;
     };
     facts.multiprocessors = ask(kAttributeMultiprocessors);
@@ -43,8 +42,7 @@ Module load(const Loaded& in, const Image& image) {
   Module module = nullptr;
   const Result result = driver().module_load_data(&module, image.data);
   if (result == kNoBinaryForGpu || result == kInvalidPtx || result == kUnsupportedPtxVersion) {
-    throw Error(result, std::string("ffkern: the image '") + image.name +
-                            "' has no kernel for this device (sm_" +
+    throw Error(result, std::string("ffkern: the image '") + image.name + "' has no kernel for this device (sm_" +
                             std::to_string(in.facts.capability) +
                             "): ffkern needs compute capability 8.0 or newer, and a driver as new "
                             "as its compiler.");
@@ -60,8 +58,7 @@ DeviceFacts device_facts(const ContextGuard& context) {
   return loaded(context).facts;
 }
 
-Function kernel(const ContextGuard& context, const Image& image, const char* name,
-                int shared_bytes) {
+Function kernel(const ContextGuard& context, const Image& image, const char* name, int shared_bytes) {
   const std::lock_guard lock(mutex);
   Loaded& in = loaded(context);
   Module& module = in.modules[image.data];
@@ -71,8 +68,8 @@ Function kernel(const ContextGuard& context, const Image& image, const char* nam
     Function found = nullptr;
     check(driver().module_get_function(&found, module, name), "cuModuleGetFunction", name);
     if (shared_bytes > 48 * 1024) {  // more than every device grants without being asked
-      check(driver().func_set_attribute(found, kFunctionMaxDynamicSharedBytes, shared_bytes),
-            "cuFuncSetAttribute", name);
+      check(driver().func_set_attribute(found, kFunctionMaxDynamicSharedBytes, shared_bytes), "cuFuncSetAttribute",
+            name);
     }
     function = found;
   }

@@ -25,8 +25,7 @@ DeviceFacts device_facts(const ContextGuard& context);
 /// The kernel `name` (a string literal) of `image`, ready for `shared_bytes` of dynamic shared
 /// memory. The first call in a context loads the image, which must not happen while a stream is
 /// being captured: call once before capturing a graph.
-Function kernel(const ContextGuard& context, const Image& image, const char* name,
-                int shared_bytes = 0);
+Function kernel(const ContextGuard& context, const Image& image, const char* name, int shared_bytes = 0);
 
 struct Dim {
   unsigned x = 1, y = 1, z = 1;
@@ -34,11 +33,11 @@ struct Dim {
 
 /// Launches `function` with one argument: a parameter structure passed by value.
 template <class Params>
-void launch(const char* name, Function function, Dim grid, unsigned threads, int shared_bytes,
-            Stream stream, Params params) {
+void launch(const char* name, Function function, Dim grid, unsigned threads, int shared_bytes, Stream stream,
+            Params params) {
   void* arguments[] = {&params};
-  check(driver().launch_kernel(function, grid.x, grid.y, grid.z, threads, 1, 1,
-                               static_cast<unsigned>(shared_bytes), stream, arguments, nullptr),
+  check(driver().launch_kernel(function, grid.x, grid.y, grid.z, threads, 1, 1, static_cast<unsigned>(shared_bytes),
+                               stream, arguments, nullptr),
         "cuLaunchKernel", name);
 }
 

@@ -39,14 +39,22 @@ inline std::string shape_text(const Tensor& t) {
 
 inline const char* dtype_text(ScalarType type) {
   switch (type) {
-    case ScalarType::Float: return "float32";
-    case ScalarType::Double: return "float64";
-    case ScalarType::Half: return "float16";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Long: return "int64";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Bool: return "bool";
-    default: return "another dtype";
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return "another dtype";
   }
 }
 
@@ -90,8 +98,7 @@ inline Goodness parse_goodness(const char* op, const std::string& text) {
   if (text == "neg_sum_sq") return Goodness::kNegSumSq;
   if (text == "neg_mean_sq") return Goodness::kNegMeanSq;
   if (text == "sum_abs") return Goodness::kSumAbs;
-  refuse(op, "goodness is '", text,
-         "'; expected 'sum_sq', 'mean_sq', 'neg_sum_sq', 'neg_mean_sq' or 'sum_abs'");
+  refuse(op, "goodness is '", text, "'; expected 'sum_sq', 'mean_sq', 'neg_sum_sq', 'neg_mean_sq' or 'sum_abs'");
 }
 
 inline LayerKind parse_kind(const char* op, const std::string& norm, double eps, const std::string& goodness) {

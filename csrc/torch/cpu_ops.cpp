@@ -48,7 +48,8 @@ GemmChoice choose_gemm() {
   if (wanted == "own") {
     choice = GemmChoice::kOwn;
   } else if (wanted == "blas") {
-    if (sgemm_ == nullptr) refuse("gemm", "FFKERN_GEMM is 'blas', but this torch exports no sgemm_; unset it or use 'own'");
+    if (sgemm_ == nullptr)
+      refuse("gemm", "FFKERN_GEMM is 'blas', but this torch exports no sgemm_; unset it or use 'own'");
   } else if (!wanted.empty()) {
     refuse("gemm", "FFKERN_GEMM is '", wanted, "'; expected 'blas' or 'own'");
   }
@@ -183,11 +184,12 @@ T* scalar(const char* op, const char* name, const Tensor& t, ScalarType type) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
-void check_classes(const char* op, int64_t classes, int64_t inputs) {
+int64_t checked_classes(const char* op, int64_t classes, int64_t inputs) {
   if (classes < 1 || classes >= inputs) {
     refuse(op, "classes is ", classes, "; expected 1 to ", inputs - 1, ", fewer than the ", inputs,
            " inputs (use label='concat' when the data has no room for the label)");
   }
+  return classes;
 }
 
 // ---- a layer and what trains it
@@ -227,7 +229,7 @@ struct LayerInputs {
   }
 
   void set_labels(const char* op, const Tensor& labels, const Tensor& overlay, int64_t classes) {
-    check_classes(op, classes, layer.inputs);
+    checked_classes(op, classes, layer.inputs);
     if (labels.dim() != 2 || labels.size(1) != layer.images || labels.size(0) < 1) {
       refuse(op, "labels has shape ", shape_text(labels), "; expected [variants, ", layer.images, "]");
     }
@@ -251,7 +253,9 @@ struct NewActivities {
   cpu::Activities out;
 
   NewActivities(const Tensor& like, int64_t rows, int64_t units)
-      : h(empty_float(like, {rows, units})), goodness(empty_float(like, {rows})), scale(empty_float(like, {rows})),
+      : h(empty_float(like, {rows, units})),
+        goodness(empty_float(like, {rows})),
+        scale(empty_float(like, {rows})),
         h_norm(empty_float(like, {rows})) {
     out = {h.mutable_data_ptr<float>(), goodness.mutable_data_ptr<float>(), scale.mutable_data_ptr<float>(),
            h_norm.mutable_data_ptr<float>()};
@@ -262,8 +266,8 @@ struct NewActivities {
   }
 };
 
-cpu::Activities writable_activities(const char* op, int64_t rows, int64_t units, const Tensor& h, const Tensor& goodness,
-                                    const Tensor& scale, const Tensor& h_norm) {
+cpu::Activities writable_activities(const char* op, int64_t rows, int64_t units, const Tensor& h,
+                                    const Tensor& goodness, const Tensor& scale, const Tensor& h_norm) {
   return {writable(op, "h", h, {rows, units}), writable(op, "goodness", goodness, {rows}),
           writable(op, "scale", scale, {rows}), writable(op, "h_norm", h_norm, {rows})};
 }
@@ -306,7 +310,7 @@ float* workspace_of(const char* op, const Tensor& workspace, int64_t floats) {
   float* p = writable(op, "workspace", workspace, {-1});
   if (workspace.numel() < floats + 16) {
     refuse(op, "workspace has ", workspace.numel(), " floats; expected at least ", floats + 16,
-           " (ffkern.ops.step_workspace)");
+           " (ffkern.ops.step_workspace, FFLinear.reserve)");
   }
   return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(p) + 63) / 64 * 64);
 }
@@ -325,8 +329,11 @@ struct KeptActivities {
 
   KeptActivities(const char* op, const cpu::Layer& layer, const Tensor& h_, const Tensor& scale_, const Tensor& coef_,
                  const MaybeTensor& sign_, const MaybeTensor& peer_)
-      : h(op, "h", h_), scale(op, "scale", scale_, layer.rows()), coef(op, "coef", coef_, layer.rows()),
-        sign(op, "sign", sign_, layer.rows()), peer(op, "peer", peer_, layer.units) {
+      : h(op, "h", h_),
+        scale(op, "scale", scale_, layer.rows()),
+        coef(op, "coef", coef_, layer.rows()),
+        sign(op, "sign", sign_, layer.rows()),
+        peer(op, "peer", peer_, layer.units) {
     check_shape(op, "h", h_, {layer.rows(), layer.units});
     if (peer_.has_value() && !sign_.has_value()) refuse(op, "peer is given but sign is not; expected both");
     if (h.pitch != h.cols) {
@@ -363,7 +370,7 @@ void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bi
 std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes) {
   const char* op = "shared_base";
   LayerInputs in(op, x, weight, std::nullopt, std::nullopt, {});
-  check_classes(op, classes, in.layer.inputs);
+  checked_classes(op, classes, in.layer.inputs);
   in.layer.classes = classes;
   Tensor base = empty_float(x, {in.layer.images, in.layer.units}), norm = empty_float(x, {in.layer.images});
   cpu::base_product(torch_provider(), in.layer, base.mutable_data_ptr<float>(), norm.mutable_data_ptr<float>());
@@ -380,11 +387,13 @@ struct VariantInputs {
   VariantInputs(const char* op, const Tensor& base_, const Tensor& rest_norm_, const Tensor& weight_,
                 const MaybeTensor& bias_, const Tensor& labels_, const Tensor& overlay_, int64_t classes,
                 LayerKind kind)
-      : base(op, "base", base_), weight(op, "weight", weight_), bias(op, "bias", bias_, weight.rows),
-        rest_norm(op, "rest_norm", rest_norm_, base.rows), overlay(op, "overlay", overlay_, 2),
-        labels(op, "labels", labels_, classes, -1) {
+      : base(op, "base", base_),
+        weight(op, "weight", weight_),
+        bias(op, "bias", bias_, weight.rows),
+        rest_norm(op, "rest_norm", rest_norm_, base.rows),
+        overlay(op, "overlay", overlay_, 2),
+        labels(op, "labels", labels_, checked_classes(op, classes, weight.cols), -1) {
     check_shape(op, "base", base_, {-1, weight.rows});
-    check_classes(op, classes, weight.cols);
     if (labels_.dim() != 2 || labels_.size(1) != base.rows || labels_.size(0) < 1) {
       refuse(op, "labels has shape ", shape_text(labels_), "; expected [variants, ", base.rows, "]");
     }
@@ -428,8 +437,7 @@ void shared_variants_(const Tensor& base, const Tensor& rest_norm, const Tensor&
                       std::string kind) {
   const char* op = "shared_variants_";
   const VariantInputs in(op, base, rest_norm, weight, bias, labels, overlay, classes, parse_kind(op, norm, eps, kind));
-  const cpu::Activities out =
-      writable_activities(op, in.layer.rows(), in.layer.units, h, goodness, scale, h_norm);
+  const cpu::Activities out = writable_activities(op, in.layer.rows(), in.layer.units, h, goodness, scale, h_norm);
   Tensor hold;
   cpu::variants(torch_provider(), in.layer, in.base.data, out, scratch_of(hold, base, cpu::label_floats(in.layer)));
 }
@@ -486,8 +494,7 @@ LayerInputs gradient_inputs(const char* op, const Tensor& x, const Tensor& h, co
     refuse(op, "x has shape ", shape_text(x), " and h ", shape_text(h), "; expected matrices [rows, K] and [rows, M]");
   }
   const Tensor shape_only = empty_float(x, {h.size(1), x.size(1)});
-  return LayerInputs(op, x, shape_only, std::nullopt, std::nullopt,
-                     {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
+  return LayerInputs(op, x, shape_only, std::nullopt, std::nullopt, {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
 }
 
 std::tuple<Tensor, Tensor> layer_grad(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef,
@@ -520,9 +527,9 @@ void layer_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const 
                    std::string goodness, std::string optimiser, std::vector<double> hyper) {
   const char* op = "layer_update_";
   const LayerInputs in(op, x, weight, bias, std::nullopt, {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
-  update(op, in, h, scale, coef, sign, peer, workspace,
-         Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, optimiser,
-                hyper));
+  update(
+      op, in, h, scale, coef, sign, peer, workspace,
+      Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, optimiser, hyper));
 }
 
 void shared_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef, const Tensor& labels,
@@ -533,9 +540,9 @@ void shared_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const
   const char* op = "shared_update_";
   LayerInputs in(op, x, weight, bias, std::nullopt, {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
   in.set_labels(op, labels, overlay, classes);
-  update(op, in, h, scale, coef, sign, peer, workspace,
-         Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, optimiser,
-                hyper));
+  update(
+      op, in, h, scale, coef, sign, peer, workspace,
+      Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, optimiser, hyper));
 }
 
 /// The part of layer_step_ and shared_step_ that is the same.
@@ -556,6 +563,9 @@ void run_step(const char* op, const LayerInputs& in, const StepArguments& a) {
   step.lesson = lesson_of(sign, row_weight, op, a.threshold, a.temperature);
   step.peer = peer_params(op, a.peer_strength, a.peer_momentum);
   step.peer_mean = writable(op, "peer_mean", a.peer_mean, {layer.units});
+  if (a.peer_strength != 0 && step.peer_mean == nullptr) {
+    refuse(op, "peer_strength is ", a.peer_strength, " but peer_mean is None; expected both");
+  }
   step.keep_h = writable(op, "h", a.h, {layer.rows(), layer.units});
   step.keep_h_norm = writable(op, "h_norm", a.h_norm, {layer.rows()});
   step.stats = writable_stats(op, a.stats, kStatCount);
@@ -563,9 +573,7 @@ void run_step(const char* op, const LayerInputs& in, const StepArguments& a) {
                 a.optimiser, a.hyper);
   step.trained = change.trained;
   const cpu::Provider provider = torch_provider();
-  float* memory =
-      workspace_of(op, a.workspace,
-                   cpu::step_floats(provider, layer, step.peer_mean != nullptr));
+  float* memory = workspace_of(op, a.workspace, cpu::step_floats(provider, layer, step.peer_mean != nullptr));
   step.optimiser = change.begin();
   cpu::step(provider, step, memory);
 }
@@ -578,8 +586,9 @@ void layer_step_(const Tensor& x, const MaybeTensor& x_norm, const Tensor& weigh
                  double peer_strength, double peer_momentum, std::string optimiser, std::vector<double> hyper) {
   const char* op = "layer_step_";
   const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
-  run_step(op, in, {weight, weight_state, bias_state, step, lr, sign, workspace, stats, bias, row_weight, peer_mean, h,
-                    h_norm, threshold, temperature, peer_strength, peer_momentum, optimiser, hyper});
+  run_step(op, in,
+           {weight, weight_state, bias_state, step, lr, sign, workspace, stats, bias, row_weight, peer_mean, h, h_norm,
+            threshold, temperature, peer_strength, peer_momentum, optimiser, hyper});
 }
 
 void shared_step_(const Tensor& x, const Tensor& labels, const Tensor& overlay, int64_t classes, const Tensor& weight,
@@ -591,8 +600,9 @@ void shared_step_(const Tensor& x, const Tensor& labels, const Tensor& overlay, 
   const char* op = "shared_step_";
   LayerInputs in(op, x, weight, bias, std::nullopt, parse_kind(op, norm, eps, goodness));
   in.set_labels(op, labels, overlay, classes);
-  run_step(op, in, {weight, weight_state, bias_state, step, lr, sign, workspace, stats, bias, row_weight, peer_mean, h,
-                    h_norm, threshold, temperature, peer_strength, peer_momentum, optimiser, hyper});
+  run_step(op, in,
+           {weight, weight_state, bias_state, step, lr, sign, workspace, stats, bias, row_weight, peer_mean, h, h_norm,
+            threshold, temperature, peer_strength, peer_momentum, optimiser, hyper});
 }
 
 // ---- operations: prediction, labels, head
@@ -605,7 +615,7 @@ Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vecto
     refuse(op, "biases has ", biases.size(), " entries; expected ", weights.size(), ", one per layer (None for none)");
   }
   LayerInputs first(op, x, weights[0], biases[0], std::nullopt, parse_kind(op, norm, eps, goodness));
-  check_classes(op, classes, first.layer.inputs);
+  checked_classes(op, classes, first.layer.inputs);
   first.layer.classes = classes;
   first.layer.variants = classes;
   first.set_overlay(op, overlay);
@@ -727,14 +737,21 @@ struct HeadInputs {
       width += m.cols;
     }
     if (weight.cols != width || weight.rows < 1) {
-      refuse(op, "weight has shape ", shape_text(weight_), "; expected [classes, ", width, "], the units of all layers");
+      refuse(op, "weight has shape ", shape_text(weight_), "; expected [classes, ", width,
+             "], the units of all layers");
     }
     if (weight.pitch != weight.cols) {
       weight.hold = torch::stable::contiguous(weight.hold);
       weight.data = weight.hold.const_data_ptr<float>();
     }
-    head = {inputs.data(), static_cast<int64_t>(inputs.size()), activities[0].rows, weight.rows, width, weight.data,
-            bias.data, kind};
+    head = {inputs.data(),
+            static_cast<int64_t>(inputs.size()),
+            activities[0].rows,
+            weight.rows,
+            width,
+            weight.data,
+            bias.data,
+            kind};
   }
 };
 

@@ -24,17 +24,13 @@ bool rows_are_contiguous(const Tensor& t) {
 }
 
 /// Inputs may have any row pitch; one whose rows are not contiguous is copied.
-Tensor readable(const Tensor& t) {
-  return rows_are_contiguous(t) ? t : torch::stable::contiguous(t);
-}
+Tensor readable(const Tensor& t) { return rows_are_contiguous(t) ? t : torch::stable::contiguous(t); }
 
 MaybeTensor readable(const MaybeTensor& t) { return t ? MaybeTensor(readable(*t)) : std::nullopt; }
 
 const float* data_or_null(const MaybeTensor& t) { return t ? t->const_data_ptr<float>() : nullptr; }
 
-int64_t pitch(const Tensor& matrix) {
-  return matrix.size(0) > 1 ? matrix.stride(0) : matrix.size(1);
-}
+int64_t pitch(const Tensor& matrix) { return matrix.size(0) > 1 ? matrix.stride(0) : matrix.size(1); }
 
 struct Inputs {
   Tensor x, weight;
@@ -42,16 +38,15 @@ struct Inputs {
   LayerKind kind;
   int64_t rows, units;
 
-  Inputs(const char* op, const Tensor& x_, const Tensor& weight_, const MaybeTensor& bias_,
-         const MaybeTensor& x_norm_, LayerKind kind)
+  Inputs(const char* op, const Tensor& x_, const Tensor& weight_, const MaybeTensor& bias_, const MaybeTensor& x_norm_,
+         LayerKind kind)
       : kind(kind) {
     check_shape(op, "x", x_, {-1, -1});
     check_shape(op, "weight", weight_, {-1, x_.size(1)});
     rows = x_.size(0);
     units = weight_.size(0);
     if (units == 0 || weight_.size(1) == 0) {
-      refuse(op, "weight has shape ", shape_text(weight_),
-             "; expected at least one unit and one input");
+      refuse(op, "weight has shape ", shape_text(weight_), "; expected at least one unit and one input");
     }
     check_storage(op, "x", x_);
     check_storage(op, "weight", weight_);
@@ -123,34 +118,30 @@ void launch(LaunchScope& scope, const Inputs& in, const Outputs& out) {
   const cuda::LayerForwardPlan plan = cuda::plan_layer_forward(layer, scope.device());
   // From torch's allocator: freed when this returns, and handed out again only to later work on the
   // same stream.
-  const Tensor workspace = torch::stable::new_empty(
-      in.x, {static_cast<int64_t>(plan.workspace_floats)}, ScalarType::Float);
+  const Tensor workspace =
+      torch::stable::new_empty(in.x, {static_cast<int64_t>(plan.workspace_floats)}, ScalarType::Float);
   scope.use("workspace", workspace, Access::kWrite);
-  cuda::launch_layer_forward(layer, plan, workspace.mutable_data_ptr<float>(), scope.device(),
-                             scope.stream());
+  cuda::launch_layer_forward(layer, plan, workspace.mutable_data_ptr<float>(), scope.device(), scope.stream());
 }
 
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(const Tensor& x, const Tensor& weight,
                                                          const std::optional<Tensor>& bias,
-                                                         const std::optional<Tensor>& x_norm,
-                                                         const std::string& norm, double eps,
-                                                         const std::string& goodness) {
+                                                         const std::optional<Tensor>& x_norm, const std::string& norm,
+                                                         double eps, const std::string& goodness) {
   const char* op = "layer_forward";
   LaunchScope scope(op, "x", x);
   const Inputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
   const auto row_values = [&] { return torch::stable::new_empty(x, {in.rows}, ScalarType::Float); };
-  const Outputs out = {torch::stable::new_empty(x, {in.rows, in.units}), row_values(), row_values(),
-                       row_values()};
+  const Outputs out = {torch::stable::new_empty(x, {in.rows, in.units}), row_values(), row_values(), row_values()};
   launch(scope, in, out);
   return {out.h, out.goodness, out.scale, out.h_norm};
 }
 
 void layer_forward_(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                    const std::optional<Tensor>& x_norm, const Tensor& h, const Tensor& goodness,
-                    const Tensor& scale, const Tensor& h_norm, const std::string& norm, double eps,
-                    const std::string& goodness_kind) {
+                    const std::optional<Tensor>& x_norm, const Tensor& h, const Tensor& goodness, const Tensor& scale,
+                    const Tensor& h_norm, const std::string& norm, double eps, const std::string& goodness_kind) {
   const char* op = "layer_forward_";
   LaunchScope scope(op, "x", x);
   const Inputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness_kind));

@@ -13,18 +13,14 @@ using torch::stable::Tensor;
 namespace {
 
 std::string place(const Tensor& tensor) {
-  return tensor.is_cuda() ? "cuda:" + std::to_string(tensor.get_device_index())
-                          : "another kind of device";
+  return tensor.is_cuda() ? "cuda:" + std::to_string(tensor.get_device_index()) : "another kind of device";
 }
 
 }  // namespace
 
 struct LaunchScope::State {
   State(const char* op, int32_t device)
-      : op(op),
-        device(device),
-        guard(device),
-        stream(torch::stable::accelerator::getCurrentStream(device)) {}
+      : op(op), device(device), guard(device), stream(torch::stable::accelerator::getCurrentStream(device)) {}
 
   const char* op;
   int32_t device;
@@ -49,8 +45,6 @@ void LaunchScope::use(const char* name, const Tensor& operand, Access) {
 
 cuda::Device LaunchScope::device() const { return state_->device; }
 
-cuda::Stream LaunchScope::stream() const {
-  return static_cast<cuda::Stream>(state_->stream.nativeHandle());
-}
+cuda::Stream LaunchScope::stream() const { return static_cast<cuda::Stream>(state_->stream.nativeHandle()); }
 
 }  // namespace ffkern

@@ -47,8 +47,7 @@ struct Shape {
 };
 
 /// Compares C[m, n] with float64, and checks that the columns behind n keep what they held.
-void check_gemm(const Provider& provider, Shape s, bool trans_a, bool trans_b, float beta,
-                const std::string& isa) {
+void check_gemm(const Provider& provider, Shape s, bool trans_a, bool trans_b, float beta, const std::string& isa) {
   const int64_t pad = 3;
   Gemm g;
   g.trans_a = trans_a;
@@ -95,19 +94,16 @@ void check_gemm(const Provider& provider, Shape s, bool trans_a, bool trans_b, f
     }
   }
   std::ostringstream what;
-  what << isa << ": m=" << s.m << " n=" << s.n << " k=" << s.k << " trans_a=" << trans_a
-       << " trans_b=" << trans_b << " beta=" << beta << " threads=" << provider.threads;
+  what << isa << ": m=" << s.m << " n=" << s.n << " k=" << s.k << " trans_a=" << trans_a << " trans_b=" << trans_b
+       << " beta=" << beta << " threads=" << provider.threads;
   expect(close, what.str() + ": differs from the triple loop");
   expect(kept, what.str() + ": wrote outside C");
 }
 
-bool near(double got, double want) {
-  return std::fabs(got - want) <= 1e-5 * (1.0 + std::fabs(want));
-}
+bool near(double got, double want) { return std::fabs(got - want) <= 1e-5 * (1.0 + std::fabs(want)); }
 
 /// One step of "sgd" on "mean_sq" with "l2" lengths, in float64 loops.
-void check_step(const Provider& provider, int64_t rows, int64_t units, int64_t inputs,
-                const std::string& isa) {
+void check_step(const Provider& provider, int64_t rows, int64_t units, int64_t inputs, const std::string& isa) {
   const auto x = numbers(static_cast<size_t>(rows * inputs), 4);
   const auto weight = numbers(static_cast<size_t>(units * inputs), 5);
   const auto bias = numbers(static_cast<size_t>(units), 6);
@@ -138,8 +134,7 @@ void check_step(const Provider& provider, int64_t rows, int64_t units, int64_t i
   step.keep_h = h.data();
   step.keep_h_norm = h_norm.data();
   step.stats = stats;
-  std::vector<float> scratch(
-      static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, false, true)));
+  std::vector<float> scratch(static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, false, true)));
   ffkern::cpu::step(provider, step, scratch.data());
 
   std::vector<double> dweight(weight.size()), dbias(bias.size());
@@ -147,14 +142,12 @@ void check_step(const Provider& provider, int64_t rows, int64_t units, int64_t i
   bool same_h = true;
   for (int64_t i = 0; i < rows; ++i) {
     double norm = 0.0, goodness = 0.0;
-    for (int64_t k = 0; k < inputs; ++k)
-      norm += static_cast<double>(x[i * inputs + k]) * x[i * inputs + k];
+    for (int64_t k = 0; k < inputs; ++k) norm += static_cast<double>(x[i * inputs + k]) * x[i * inputs + k];
     const double r = 1.0 / (std::sqrt(norm) + eps);
     std::vector<double> a(static_cast<size_t>(units));
     for (int64_t j = 0; j < units; ++j) {
       double z = 0.0;
-      for (int64_t k = 0; k < inputs; ++k)
-        z += static_cast<double>(x[i * inputs + k]) * weight[j * inputs + k];
+      for (int64_t k = 0; k < inputs; ++k) z += static_cast<double>(x[i * inputs + k]) * weight[j * inputs + k];
       a[j] = std::max(0.0, r * z + bias[j]);
       goodness += a[j] * a[j] / static_cast<double>(units);
       same_h = same_h && near(h[i * units + j], a[j]);
@@ -170,12 +163,10 @@ void check_step(const Provider& provider, int64_t rows, int64_t units, int64_t i
     }
   }
   bool same = true;
-  for (size_t e = 0; e < weight.size(); ++e)
-    same = same && near(new_weight[e], weight[e] - lr * dweight[e]);
-  for (size_t e = 0; e < bias.size(); ++e)
-    same = same && near(new_bias[e], bias[e] - lr * dbias[e]);
-  const std::string where = isa + ": step of " + std::to_string(rows) + " rows, " +
-                            std::to_string(units) + " units, " + std::to_string(inputs) + " inputs";
+  for (size_t e = 0; e < weight.size(); ++e) same = same && near(new_weight[e], weight[e] - lr * dweight[e]);
+  for (size_t e = 0; e < bias.size(); ++e) same = same && near(new_bias[e], bias[e] - lr * dbias[e]);
+  const std::string where = isa + ": step of " + std::to_string(rows) + " rows, " + std::to_string(units) + " units, " +
+                            std::to_string(inputs) + " inputs";
   expect(same_h, where + ": activities differ from the loops");
   expect(same, where + ": weights differ from the loops");
   expect(near(stats[ffkern::kStatLoss], loss), where + ": loss differs from the loops");
@@ -183,8 +174,7 @@ void check_step(const Provider& provider, int64_t rows, int64_t units, int64_t i
 
 /// Label variants, peer term, prediction and head: finite, and inside the scratch that they ask
 /// for.
-void check_scratch(const Provider& provider, int64_t images, int64_t units,
-                   const std::string& isa) {
+void check_scratch(const Provider& provider, int64_t images, int64_t units, const std::string& isa) {
   const int64_t inputs = 11, classes = 3, variants = 2, rows = images * variants;
   const auto x = numbers(static_cast<size_t>(images * inputs), 7);
   auto weight = numbers(static_cast<size_t>(units * inputs), 8);
@@ -220,8 +210,7 @@ void check_scratch(const Provider& provider, int64_t images, int64_t units,
   step.keep_h = h.data();
   step.keep_h_norm = h_norm.data();
   step.stats = stats;
-  std::vector<float> scratch(
-      static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, true, true)));
+  std::vector<float> scratch(static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, true, true)));
   ffkern::cpu::step(provider, step, scratch.data());
 
   const float* weights[] = {weight.data()};
@@ -250,19 +239,17 @@ void check_scratch(const Provider& provider, int64_t images, int64_t units,
   head.weight = head_weight.data();
   head.bias = head_bias.data();
   scratch.assign(static_cast<size_t>(ffkern::cpu::head_floats(head)), 0.0f);
-  ffkern::cpu::head_step(
-      provider, head, truth.data(), step.optimiser,
-      {head_weight.data(), head_bias.data(), head_state.data(), head_bias_state.data()},
-      logits.data(), head_stats, scratch.data());
+  ffkern::cpu::head_step(provider, head, truth.data(), step.optimiser,
+                         {head_weight.data(), head_bias.data(), head_state.data(), head_bias_state.data()},
+                         logits.data(), head_stats, scratch.data());
 
   bool finite = std::isfinite(stats[ffkern::kStatLoss]) && std::isfinite(head_stats[0]);
   for (const auto* values : {&weight, &bias, &goodness, &logits, &head_weight, &head_bias}) {
     for (float v : *values) finite = finite && std::isfinite(v);
   }
-  expect(finite, isa + ": a value is not finite with " + std::to_string(images) + " images, " +
-                     std::to_string(units) + " units");
-  expect(stats[ffkern::kStatRowsPos] == static_cast<double>(images),
-         isa + ": count of positive rows");
+  expect(finite, isa + ": a value is not finite with " + std::to_string(images) + " images, " + std::to_string(units) +
+                     " units");
+  expect(stats[ffkern::kStatRowsPos] == static_cast<double>(images), isa + ": count of positive rows");
 }
 
 void check_isa_names() {

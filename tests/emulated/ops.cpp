@@ -40,8 +40,8 @@ auto with_details(Body&& body) {
   try {
     return body();
   } catch (const cuda::Error& error) {
-    throw cuda::Error(error.code, std::string(error.what()) + "\n" +
-                                      software_driver<const char*()>("ptxsim_last_error")());
+    throw cuda::Error(error.code,
+                      std::string(error.what()) + "\n" + software_driver<const char*()>("ptxsim_last_error")());
   }
 }
 
@@ -51,8 +51,7 @@ struct LaunchScope::State {
   std::vector<void*> registered;
 };
 
-LaunchScope::LaunchScope(const char*, const char*, const Tensor&)
-    : state_(std::make_unique<State>()) {}
+LaunchScope::LaunchScope(const char*, const char*, const Tensor&) : state_(std::make_unique<State>()) {}
 
 LaunchScope::~LaunchScope() {
   for (void* memory : state_->registered) software_driver<int(void*)>("ptxsim_unregister")(memory);
@@ -77,17 +76,13 @@ namespace {
 auto layer_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                    const std::optional<Tensor>& x_norm, const std::string& norm, double eps,
                    const std::string& goodness) {
-  return with_details(
-      [&] { return cuda_ops::layer_forward(x, weight, bias, x_norm, norm, eps, goodness); });
+  return with_details([&] { return cuda_ops::layer_forward(x, weight, bias, x_norm, norm, eps, goodness); });
 }
 
 void layer_forward_(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                    const std::optional<Tensor>& x_norm, const Tensor& h, const Tensor& goodness,
-                    const Tensor& scale, const Tensor& h_norm, const std::string& norm, double eps,
-                    const std::string& kind) {
-  with_details([&] {
-    cuda_ops::layer_forward_(x, weight, bias, x_norm, h, goodness, scale, h_norm, norm, eps, kind);
-  });
+                    const std::optional<Tensor>& x_norm, const Tensor& h, const Tensor& goodness, const Tensor& scale,
+                    const Tensor& h_norm, const std::string& norm, double eps, const std::string& kind) {
+  with_details([&] { cuda_ops::layer_forward_(x, weight, bias, x_norm, h, goodness, scale, h_norm, norm, eps, kind); });
 }
 
 }  // namespace

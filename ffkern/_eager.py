@@ -35,9 +35,7 @@ class EagerNet:
         self.net, self.negatives = net, negatives
         self.settings = [layer for layer in net.layers if isinstance(layer, FFLinear)]
         self.linears = [_copy(layer) for layer in self.settings]
-        self.opt = torch.optim.Adam(
-            [p for linear in self.linears for p in linear.parameters()], lr=lr
-        )
+        self.opt = torch.optim.Adam([p for linear in self.linears for p in linear.parameters()], lr=lr)
         self.head: nn.Linear | None = None
         if net.head is not None and head_lr is not None:
             self.head = _copy(net.head)
@@ -81,9 +79,7 @@ class EagerNet:
                 kept.append(_normalised(rows, layer))
         return torch.cat(kept, 1)
 
-    def train_epoch(
-        self, x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator
-    ) -> Tensor:
+    def train_epoch(self, x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
         """The batches of one epoch; the layers' losses summed over them."""
         total = torch.zeros(len(self.linears))
         for images, labels in batches(x, y, batch_size, generator):
@@ -137,9 +133,7 @@ def _goodness(h: Tensor, kind: str) -> Tensor:
     return -value if kind.startswith("neg") else value
 
 
-def _wrong_labels(
-    labels: Tensor, classes: int, negatives: str, generator: torch.Generator
-) -> Tensor:
+def _wrong_labels(labels: Tensor, classes: int, negatives: str, generator: torch.Generator) -> Tensor:
     """[V, N]: the draws of FFNet.wrong_labels."""
     if negatives == "all":
         return (labels + torch.arange(1, classes)[:, None]) % classes
@@ -225,10 +219,7 @@ def _clone(net: FFNet) -> FFNet:
     layers = []
     for layer in net.layers:
         assert isinstance(layer, FFLinear)
-        options = {
-            name: getattr(layer, name)
-            for name in ("norm", "eps", "goodness", "threshold", "temperature")
-        }
+        options = {name: getattr(layer, name) for name in ("norm", "eps", "goodness", "threshold", "temperature")}
         copy = FFLinear(layer.in_features, layer.out_features, **options)
         copy.load_state_dict(layer.state_dict())
         layers.append(copy)

@@ -53,8 +53,7 @@ def digits(seed: int = 0) -> Dataset:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "the digits data set comes with scikit-learn, which is not installed: "
-            "run `pip install ffkern[digits]`"
+            "the digits data set comes with scikit-learn, which is not installed: run `pip install ffkern[digits]`"
         ) from error
     pixels, targets = load_digits(return_X_y=True)
     x = torch.from_numpy(pixels).float() / 16
@@ -83,9 +82,7 @@ def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     return chosen
 
 
-def batches(
-    x: Tensor, y: Tensor, size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(x: Tensor, y: Tensor, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch in random order; the last batch may be smaller.
 
     The order is drawn on the device of the data, where the generator must live: equal generator

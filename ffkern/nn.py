@@ -101,12 +101,13 @@ class FFLinear(nn.Linear):
         """Drops what belongs to a run of training rather than to the layer."""
         self._slot: Slot | None = None
         self._workspace = torch.empty(0)
+        self._reserved: set[tuple[Any, ...]] = set()  # batch shapes that the workspace is known to serve
         self._statistics = torch.zeros(STATISTICS, dtype=torch.float64)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         state["_slot"] = None  # a copy of the layer is not the layer that the optimiser trains
-        state["_workspace"] = torch.empty(0)
+        state["_workspace"], state["_reserved"] = torch.empty(0), set()
         return state
 
     @classmethod
@@ -302,6 +303,9 @@ class FFLinear(nn.Linear):
         """
         if torch.compiler.is_compiling():
             return self._workspace  # too small a one is refused by the operation
+        asked = (images, classes, variants, torch.get_num_threads(), self.weight.device)
+        if asked in self._reserved:
+            return self._workspace
         size = (images, self.in_features, self.out_features, classes, variants)
         need = max(
             torch.ops.ffkern.step_workspace(*size, self.peer_mean is not None),
@@ -309,6 +313,8 @@ class FFLinear(nn.Linear):
         )
         if self._workspace.numel() < need or self._workspace.device != self.weight.device:
             self._workspace = torch.empty(need, dtype=torch.float32, device=self.weight.device)
+            self._reserved.clear()  # what the new one serves is asked again; on another device it serves nothing yet
+        self._reserved.add(asked)
         return self._workspace
 
     def _count(self, stats: Tensor) -> None:

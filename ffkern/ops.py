@@ -417,9 +417,7 @@ def _register_in_place(name: str) -> None:
     ]
 
     def kernel(keyset: Any, *args: Any) -> Any:
-        for i in written:
-            if args[i] is not None:
-                torch.autograd.graph.increment_version(args[i])
+        torch.autograd.graph.increment_version([args[i] for i in written if args[i] is not None])
         with torch._C._AutoDispatchBelowADInplaceOrView():
             return op.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args)
 

@@ -121,9 +121,7 @@ class Trainer:
                     "whose update is part of the layer's step"
                 )
         if head_opt is not None and net.head is None:
-            raise ValueError(
-                "head_opt is given, but the network has no head; build it with head_layers"
-            )
+            raise ValueError("head_opt is given, but the network has no head; build it with head_layers")
         if negatives == "hard" and net.head is None:
             raise ValueError(
                 "negatives is 'hard', which draws from the softmax head; build the network with "
@@ -143,9 +141,7 @@ class Trainer:
         self.net, self.opt, self.head_opt = net, opt, head_opt
         self.schedule, self.negatives = schedule, negatives
         self.batch_size, self.epochs, self.seed = batch_size, epochs, seed
-        self.schedulers = (
-            scheduler if isinstance(scheduler, list) else [scheduler] if scheduler else []
-        )
+        self.schedulers = scheduler if isinstance(scheduler, list) else [scheduler] if scheduler else []
         self.progress = progress
         self._stages = ["all"]
         if schedule == "greedy":
@@ -168,18 +164,14 @@ class Trainer:
         """
         return History(list(self.run(x, y, validation)))
 
-    def run(
-        self, x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor] | None = None
-    ) -> Iterator[EpochRecord]:
+    def run(self, x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor] | None = None) -> Iterator[EpochRecord]:
         """:meth:`fit` one epoch at a time: asking for the next record trains the next epoch."""
         self._check(x, y, ("x", "y"))
         if validation is not None:
             self._check(*validation, ("validation[0]", "validation[1]"))
         return self._epochs(x, y, validation)
 
-    def _epochs(
-        self, x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor] | None
-    ) -> Iterator[EpochRecord]:
+    def _epochs(self, x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor] | None) -> Iterator[EpochRecord]:
         generator = torch.Generator(x.device).manual_seed(self.seed)
         steps = -(-x.shape[0] // self.batch_size)
         self._read()  # statistics of what went before
@@ -215,9 +207,7 @@ class Trainer:
             self._step_head(images, labels)
         else:
             index = int(stage.split()[1])
-            self.net.step_layer(
-                index, images, labels, self.opt, negatives=self.negatives, generator=generator
-            )
+            self.net.step_layer(index, images, labels, self.opt, negatives=self.negatives, generator=generator)
 
     @torch.no_grad()
     def _step_head(self, images: Tensor, labels: Tensor) -> None:
@@ -234,9 +224,7 @@ class Trainer:
         """Reads and clears what the layers counted: the one place that waits for the device."""
         layers: list[LayerRecord | None] = []
         for seen in self.net.metrics():
-            record = LayerRecord(
-                seen["loss"] / steps, seen["goodness_pos"], seen["goodness_neg"], seen["separation"]
-            )
+            record = LayerRecord(seen["loss"] / steps, seen["goodness_pos"], seen["goodness_neg"], seen["separation"])
             layers.append(record if seen["rows"] else None)
         head = None
         if isinstance(self.net.head, FFHead):
@@ -275,33 +263,23 @@ class Trainer:
         inputs = first.in_features - (self.net.classes if self.net.label == "concat" else 0)
         a, b = names
         if x.dim() < 2 or x.shape[0] == 0 or x[0].numel() != inputs:
-            raise ValueError(
-                f"{a} has shape {list(x.shape)}; expected [N, {inputs}] with at least one image"
-            )
+            raise ValueError(f"{a} has shape {list(x.shape)}; expected [N, {inputs}] with at least one image")
         if x.dtype not in TRAINED_DTYPES:
             allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in TRAINED_DTYPES)
-            raise ValueError(
-                f"{a} is {str(x.dtype).removeprefix('torch.')}; expected one of {allowed}"
-            )
+            raise ValueError(f"{a} is {str(x.dtype).removeprefix('torch.')}; expected one of {allowed}")
         if list(y.shape) != [x.shape[0]]:
-            raise ValueError(
-                f"{b} has shape {list(y.shape)}; expected [{x.shape[0]}], one label for each image"
-            )
+            raise ValueError(f"{b} has shape {list(y.shape)}; expected [{x.shape[0]}], one label for each image")
         if y.dtype != torch.int64:
             raise ValueError(f"{b} is {str(y.dtype).removeprefix('torch.')}; expected int64")
         for name, given in ((a, x), (b, y)):
             if given.device != first.weight.device:
-                raise ValueError(
-                    f"{name} is on {given.device}; expected {first.weight.device}, as the network"
-                )
+                raise ValueError(f"{name} is on {given.device}; expected {first.weight.device}, as the network")
         if not bool(x.isfinite().all()):
             row = int((~x.flatten(1).isfinite().all(1)).nonzero()[0])
             raise ValueError(f"{a}[{row}] holds NaN or infinity; expected finite numbers")
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= self.net.classes:
-            raise ValueError(
-                f"{b} holds {low if low < 0 else high}; expected 0 to {self.net.classes - 1}"
-            )
+            raise ValueError(f"{b} holds {low if low < 0 else high}; expected 0 to {self.net.classes - 1}")
 
 
 def _layer(net: FFNet, index: int) -> FFLinear:
@@ -336,9 +314,7 @@ def _bar(wanted: bool, steps: int) -> Iterator[Callable[[int, EpochRecord | None
         return
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=steps)
 
         def advance(count: int, record: EpochRecord | None) -> None:

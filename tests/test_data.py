@@ -20,9 +20,7 @@ def test_digits_are_those_of_scikit_learn_once_each(digits):
     y = torch.cat((digits.train_y, digits.test_y))
     assert (x.dtype, y.dtype, digits.classes, digits.inputs) == (torch.float32, torch.int64, 10, 64)
     rows = sorted([*row, label] for row, label in zip(x.tolist(), y.tolist(), strict=True))
-    wanted = sorted(
-        [*row, label] for row, label in zip((pixels / 16).tolist(), targets.tolist(), strict=True)
-    )
+    wanted = sorted([*row, label] for row, label in zip((pixels / 16).tolist(), targets.tolist(), strict=True))
     assert rows == wanted
 
 

@@ -16,9 +16,7 @@ CLASSES, INPUTS, IMAGES, BATCH = 4, 12, 37, 10
 def make_net(seed=0, head=None, **options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ffkern.FFNet(
-            [INPUTS, 16, 8, 8], CLASSES, label="concat", head_layers=head, **options
-        )
+        return ffkern.FFNet([INPUTS, 16, 8, 8], CLASSES, label="concat", head_layers=head, **options)
 
 
 def make_data(seed=1):
@@ -85,9 +83,7 @@ def test_simultaneous_is_the_plain_loop(negatives):
         order = torch.randperm(IMAGES, generator=generator)
         for begin in range(0, IMAGES, BATCH):
             rows = order[begin : begin + BATCH]
-            twin.step(
-                x[rows], y[rows], opt, negatives=negatives, generator=generator, head_opt=head_opt
-            )
+            twin.step(x[rows], y[rows], opt, negatives=negatives, generator=generator, head_opt=head_opt)
     assert all(same(bits(net), bits(twin)))
 
 
@@ -102,20 +98,14 @@ def test_greedy_trains_one_layer_at_a_time():
         seen.append((record.stage, bits(net), record))
 
     start = bits(net)
-    make_trainer(net, schedule="greedy", epochs=2, progress=look, **head_options(net)).fit(
-        *make_data()
-    )
-    assert [s for s, _, _ in seen] == [
-        n for n in ("layer 0", "layer 1", "layer 2", "head") for _ in "12"
-    ]
+    make_trainer(net, schedule="greedy", epochs=2, progress=look, **head_options(net)).fit(*make_data())
+    assert [s for s, _, _ in seen] == [n for n in ("layer 0", "layer 1", "layer 2", "head") for _ in "12"]
     before = start
     for stage, after, record in seen:
         learnt = 3 if stage == "head" else int(stage[-1])
         unchanged = same(before, after)
         assert unchanged == [i // 2 != learnt for i in range(8)]
-        assert [i for i, layer in enumerate(record.layers) if layer is not None] == [learnt][
-            : learnt < 3
-        ]
+        assert [i for i, layer in enumerate(record.layers) if layer is not None] == [learnt][: learnt < 3]
         assert (record.head is not None) == (stage == "head")
         before = after
 
@@ -179,16 +169,11 @@ def test_records_are_those_of_the_reference():
         u = torch.rand(len(labels), generator=generator)
         wrong = reference.wrong_labels(labels, CLASSES, u)
         h = torch.cat(
-            [
-                reference.concat_label(images.double(), v, CLASSES, twin.overlay.double())
-                for v in (labels, wrong)
-            ]
+            [reference.concat_label(images.double(), v, CLASSES, twin.overlay.double()) for v in (labels, wrong)]
         )
         sign = torch.cat((torch.ones(len(labels)), -torch.ones(len(labels)))).double()
         for i, (weight, bias) in enumerate(weights):
-            h, goodness, _, _ = reference.layer_forward(
-                h, weight, bias, None, "rms", 1e-8, "mean_sq"
-            )
+            h, goodness, _, _ = reference.layer_forward(h, weight, bias, None, "rms", 1e-8, "mean_sq")
             total[i] += reference.local_loss(goodness, sign, None, 2.0, 1.0)[2].detach()
         steps += 1
     assert steps == math.ceil(IMAGES / BATCH)
@@ -276,9 +261,7 @@ def test_eager_and_ffkern_agree_with_float64(negatives, label):
         torch.manual_seed(1)
         net = ffkern.FFNet([64, 50, 30], 10, label=label)
     before = bits(net)
-    found = compare_losses(
-        net, digits.train_x, digits.train_y, lr=0.003, negatives=negatives, batch_size=50, seed=3
-    )
+    found = compare_losses(net, digits.train_x, digits.train_y, lr=0.003, negatives=negatives, batch_size=50, seed=3)
     assert found.ffkern.shape == found.eager.shape == (50, 2)
     assert found.holds
     assert 0 < found.ffkern.max() < 1e-5
@@ -315,9 +298,7 @@ def test_eager_trains_the_same_network(negatives):
     eager = EagerNet(net, 0.003, negatives, head_lr=0.01)
     x, y = digits.train_x[:500], digits.train_y[:500]
     head_opt = ffkern.optim.Adam(net.head.parameters(), lr=0.01)
-    make_trainer(
-        net, lr=0.003, epochs=1, batch_size=33, seed=9, negatives=negatives, head_opt=head_opt
-    ).fit(x, y)
+    make_trainer(net, lr=0.003, epochs=1, batch_size=33, seed=9, negatives=negatives, head_opt=head_opt).fit(x, y)
     eager.train_epoch(x, y, 33, torch.Generator().manual_seed(9))
     pairs = [*zip(net.layers, eager.linears, strict=True), (net.head, eager.head)]
     for ours, theirs in pairs:

@@ -77,41 +77,55 @@ void weight_product(const Provider& provider, const Layer& layer, int64_t begin,
 
 /// Sums over rows that a slice keeps for itself: db [M], then the label columns [classes + 1, M].
 ///
-/// A bias gradient is a sum over all rows, in float32. Rows add up in runs of kRunRows, and runs in the total, so
-/// that the rounding error grows with R / kRunRows + kRunRows instead of R.
+/// Rows add up in float32 in runs of kRunRows, and runs in a float64 total: a float32 total alone would be less accurate
+/// than torch's pairwise sums.
 struct SliceSums {
   int64_t slices = 0, floats = 0;
-  float* totals = nullptr;
-  float* runs = nullptr;
+  double* totals = nullptr;  // [slices, floats]
+  float* runs = nullptr;     // [slices, floats]
+  float* result = nullptr;   // [floats]
 
   SliceSums(Arena& arena, const Provider& provider, const Layer& layer) {
     slices = slice_count(provider, layer.images, layer.variants * layer.units);
     floats = layer.units * (layer.classes > 0 ? layer.classes + 2 : 1);
-    totals = arena.take(slices * floats);
+    totals = arena.take_doubles(slices * floats);
     runs = arena.take(slices * floats);
+    result = arena.take(floats);
   }
-  float* db(int64_t s) const { return totals + s * floats; }
-  float* label(const Layer& layer, int64_t s, int64_t index) const { return db(s) + layer.units * (1 + index); }
   float* run_db(int64_t s) const { return runs + s * floats; }
-  float* run_label(const Layer& layer, int64_t s, int64_t index) const { return run_db(s) + layer.units * (1 + index); }
+  float* run_label(const Layer& layer, int64_t s, int64_t index) const {
+    return run_db(s) + layer.units * (1 + index);
+  }
+  const float* db() const { return result; }
+  const float* label(const Layer& layer, int64_t index) const { return result + layer.units * (1 + index); }
+
   void clear() const {
-    std::memset(totals, 0, sizeof(float) * slices * floats);
+    std::memset(totals, 0, sizeof(double) * slices * floats);
     std::memset(runs, 0, sizeof(float) * slices * floats);
   }
 
   /// Ends a run of slice s.
-  void flush(const RowKernels& kernels, int64_t s) const {
-    kernels.add(run_db(s), db(s), floats);
-    std::memset(run_db(s), 0, sizeof(float) * floats);
+  void flush(int64_t s) const {
+    double* total = totals + s * floats;
+    float* run = run_db(s);
+    for (int64_t i = 0; i < floats; ++i) total[i] += run[i];
+    std::memset(run, 0, sizeof(float) * floats);
   }
 
-  /// Adds the slices in order into slice 0, and the neutral label's sum into every label column.
-  void reduce(const RowKernels& kernels, const Layer& layer) const {
-    for (int64_t s = 0; s < slices; ++s) flush(kernels, s);
-    for (int64_t s = 1; s < slices; ++s) kernels.add(db(s), db(0), floats);
-    for (int64_t c = 0; c < layer.classes; ++c) {
-      kernels.add(label(layer, 0, layer.classes), label(layer, 0, c), layer.units);
+  /// Adds the slices in order, the neutral label's sum into every label column, and the peer term p of `positives` rows
+  /// into db (p may be null).
+  void reduce(const Layer& layer, const float* p, int64_t positives) const {
+    for (int64_t s = 0; s < slices; ++s) {
+      flush(s);
+      for (int64_t i = 0; s > 0 && i < floats; ++i) totals[i] += totals[s * floats + i];
     }
+    for (int64_t j = 0; p != nullptr && j < layer.units; ++j) totals[j] += static_cast<double>(positives) * p[j];
+    const double* neutral = totals + layer.units * (1 + layer.classes);
+    for (int64_t c = 0; c < layer.classes; ++c) {
+      double* column = totals + layer.units * (1 + c);
+      for (int64_t j = 0; j < layer.units; ++j) column[j] += neutral[j];
+    }
+    for (int64_t i = 0; i < floats; ++i) result[i] = static_cast<float>(totals[i]);
   }
 };
 
@@ -131,7 +145,7 @@ void gradient_row(const Layer& layer, const RowKernels& kernels, const SliceSums
 void scatter_labels(const Layer& layer, const SliceSums& sums, int64_t first, int64_t units, float* dweight) {
   for (int64_t j = 0; j < units; ++j) {
     for (int64_t c = 0; c < layer.classes; ++c) {
-      dweight[j * layer.inputs + c] = sums.label(layer, 0, c)[first + j];
+      dweight[j * layer.inputs + c] = sums.label(layer, c)[first + j];
     }
   }
 }
@@ -270,10 +284,10 @@ void sweep_gradients(const Provider& provider, const RowKernels& kernels, const 
                      row_gradient(layer, coef[at], kept.scale[at], peer, sign != nullptr ? sign[at] : 0.0f),
                      kept.h + at * layer.units, scratch.rdz + i * layer.units);
       }
-      if (i % kRunRows == kRunRows - 1) sums.flush(kernels, s);
+      if (i % kRunRows == kRunRows - 1) sums.flush(s);
     }
   });
-  sums.reduce(kernels, layer);
+  sums.reduce(layer, peer, peer != nullptr ? count_positive(layer.rows(), sign) : 0);
 }
 
 }  // namespace
@@ -290,7 +304,7 @@ void gradient(const Provider& provider, const Layer& layer, const Activities& ke
   Arena arena(scratch);
   const GradientScratch parts(arena, provider, layer);
   sweep_gradients(provider, kernels, layer, kept, coef, sign, peer, parts);
-  std::memcpy(dbias, parts.sums.db(0), sizeof(float) * layer.units);
+  std::memcpy(dbias, parts.sums.db(), sizeof(float) * layer.units);
   weight_product(provider, layer, 0, layer.images, parts.rdz, 0, layer.units, false, dweight);
   scatter_labels(layer, parts.sums, 0, layer.units, dweight);
 }
@@ -310,7 +324,7 @@ void update(const Provider& provider, const Layer& layer, const Activities& kept
   float* dweight = arena.take(update_block(layer) * layer.inputs);
   sweep_gradients(provider, kernels, layer, kept, coef, sign, peer, parts);
   update_blocks(provider, kernels, layer, parts.sums, parts.rdz, params, trained, dweight);
-  update_bias(kernels, layer.units, params, trained, parts.sums.db(0));
+  update_bias(kernels, layer.units, params, trained, parts.sums.db());
 }
 
 namespace {
@@ -394,7 +408,7 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
                      row_gradient(layer, scratch.coef[at], scratch.scale[at], scratch.p, step.lesson.sign[at]),
                      activities(v), z);
       }
-      if (i % kRunRows == kRunRows - 1) sums.flush(kernels, s);
+      if (i % kRunRows == kRunRows - 1) sums.flush(s);
     }
   });
 }
@@ -437,7 +451,7 @@ void step(const Provider& provider, const Step& step, float* memory) {
     }
     if (chunked) weight_product(provider, layer, begin, count, scratch.z, 0, layer.units, begin > 0, scratch.dweight);
   }
-  scratch.sums.reduce(kernels, layer);
+  scratch.sums.reduce(layer, scratch.p, peer ? count_positive(layer.rows(), step.lesson.sign) : 0);
 
   if (chunked) {
     scatter_labels(layer, scratch.sums, 0, layer.units, scratch.dweight);
@@ -445,7 +459,7 @@ void step(const Provider& provider, const Step& step, float* memory) {
   } else {
     update_blocks(provider, kernels, layer, scratch.sums, scratch.z, step.optimiser, step.trained, scratch.dweight);
   }
-  update_bias(kernels, layer.units, step.optimiser, step.trained, scratch.sums.db(0));
+  update_bias(kernels, layer.units, step.optimiser, step.trained, scratch.sums.db());
   for (int64_t s = 0; s < slices; ++s) {
     for (int k = 0; k < kStatCount; ++k) step.stats[k] += scratch.stats[s * kStatCount + k];
   }

@@ -75,18 +75,20 @@ RowSums epilogue_label(const float* base, LabelColumn label, const float* bias, 
   return bias != nullptr ? epilogue_loop<true>(z_at, bias, scale, h, n) : epilogue_loop<false>(z_at, bias, scale, h, n);
 }
 
-/// dz of one vector of activities.
-inline __attribute__((always_inline)) Vec dz_of(const RowGradient& g, Vec slope, Vec h, int64_t j, auto lanes) {
-  Vec dz = g.on_mask ? where_positive(h, slope) : slope * h;
-  if (g.peer != nullptr) dz = dz + load(g.peer + j, lanes);
-  return dz;
+/// dz of one vector of activities, without the peer term.
+inline __attribute__((always_inline)) Vec dz_of(const RowGradient& g, Vec slope, Vec h) {
+  return g.on_mask ? where_positive(h, slope) : slope * h;
+}
+
+inline __attribute__((always_inline)) Vec with_peer(const RowGradient& g, Vec dz, int64_t j, auto lanes) {
+  return g.peer != nullptr ? dz + load(g.peer + j, lanes) : dz;
 }
 
 void gradient(const float* h, RowGradient g, float* out, float* db, int64_t n) {
   const Vec slope = splat(g.slope), r = splat(g.scale);
   for_each_vec(n, [&](int64_t j, auto lanes) {
-    const Vec dz = dz_of(g, slope, load(h + j, lanes), j, lanes);
-    store(out + j, dz * r, lanes);
+    const Vec dz = dz_of(g, slope, load(h + j, lanes));
+    store(out + j, with_peer(g, dz, j, lanes) * r, lanes);
     store(db + j, load(db + j, lanes) + dz, lanes);
   });
 }
@@ -95,8 +97,8 @@ void gradient_label(const float* h, RowGradient g, bool add, float value, float*
                     int64_t n) {
   const Vec slope = splat(g.slope), r = splat(g.scale), worth = splat(value);
   for_each_vec(n, [&](int64_t j, auto lanes) {
-    const Vec dz = dz_of(g, slope, load(h + j, lanes), j, lanes);
-    const Vec scaled = dz * r;
+    const Vec dz = dz_of(g, slope, load(h + j, lanes));
+    const Vec scaled = with_peer(g, dz, j, lanes) * r;
     store(out + j, add ? load(out + j, lanes) + scaled : scaled, lanes);
     store(db + j, load(db + j, lanes) + dz, lanes);
     store(dlabel + j, fma(worth, scaled, load(dlabel + j, lanes)), lanes);

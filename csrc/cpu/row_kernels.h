@@ -35,10 +35,11 @@ struct RowKernels {
   /// h = relu(scale * (base + value * weights) + bias) for one label variant; h may be null (goodness only).
   RowSums (*epilogue_label)(const float* base, LabelColumn label, const float* bias, float scale, float* h, int64_t n);
 
-  /// out = scale * dz, db += dz; h and out may be the same row.
+  /// out = scale * dz, db += dz without the peer term (it is the same for every positive row: the caller adds it
+  /// once, times their number, instead of rounding it once per row); h and out may be the same row.
   void (*gradient)(const float* h, RowGradient gradient, float* out, float* db, int64_t n);
 
-  /// The same for one variant of a shared row: out = (add ? out : 0) + scale * dz, db += dz,
+  /// The same for one variant of a shared row: out = (add ? out : 0) + scale * dz, db as above,
   /// dlabel += value * scale * dz.
   void (*gradient_label)(const float* h, RowGradient gradient, bool add, float value, float* out, float* db,
                          float* dlabel, int64_t n);

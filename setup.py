@@ -78,13 +78,8 @@ def find_compiler() -> str:
             fail(f"{path} cannot compile C++20: set CXX to g++ >= 11 or clang++ >= 14.")
         return path
     if wanted:
-        fail(
-            f"the C++ compiler CXX={wanted} does not exist: set it to an installed one or unset it."
-        )
-    fail(
-        "no C++ compiler found: install one (on Debian and Ubuntu `apt-get install g++`), "
-        "or set CXX to it."
-    )
+        fail(f"the C++ compiler CXX={wanted} does not exist: set it to an installed one or unset it.")
+    fail("no C++ compiler found: install one (on Debian and Ubuntu `apt-get install g++`), or set CXX to it.")
 
 
 def find_tool(name: str) -> str:

@@ -37,9 +37,7 @@ def step_floors(case: StepCase, data: StepData) -> dict[str, FloorStep]:
     return {f"floor/{form}": FloorStep(case, data, form) for form in forms}
 
 
-def predict_judges(
-    case: PredictCase, data: PredictData, *, compiled: bool = False
-) -> dict[str, Callable[[], Judge]]:
+def predict_judges(case: PredictCase, data: PredictData, *, compiled: bool = False) -> dict[str, Callable[[], Judge]]:
     make: dict[str, Callable[[], Judge]] = {
         "ffkern": partial(FusedPredict, case, data),
         "eager/all images": partial(EagerPredict, case, data, None),

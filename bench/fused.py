@@ -21,9 +21,7 @@ class FusedStep:
     def __init__(self, case: StepCase, data: StepData, *, lr: float = 1e-3) -> None:
         self.data = data
         device = data.weight.device
-        self.layer = ffkern.FFLinear(
-            case.inputs, case.units, norm="rms", eps=EPS, threshold=THRESHOLD, device="meta"
-        )
+        self.layer = ffkern.FFLinear(case.inputs, case.units, norm="rms", eps=EPS, threshold=THRESHOLD, device="meta")
         self.layer.weight = torch.nn.Parameter(data.weight.clone())
         self.layer.bias = torch.nn.Parameter(data.bias.clone())
         self.optimiser = ffkern.optim.Adam(self.layer.parameters(), lr=lr)

@@ -54,10 +54,7 @@ class Verdict:
         return not self.note and self.ratio <= limit  # NaN does not pass
 
     def __str__(self) -> str:
-        text = (
-            f"{self.quantity}: error {self.error:.2e}, eager's {self.eager_error:.2e}, "
-            f"ratio {self.ratio:.2f}"
-        )
+        text = f"{self.quantity}: error {self.error:.2e}, eager's {self.eager_error:.2e}, ratio {self.ratio:.2f}"
         return f"{text}; {self.note}" if self.note else text
 
 

@@ -26,9 +26,7 @@ def peak_in_child(case: str, candidate: str, threads: int, device: str = "cpu") 
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "bench.memory", case, candidate]
     command += ["--threads", str(threads), "--device", device]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
-    )
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
         raise RuntimeError(f"{case}: measuring the memory of {candidate} failed: {last}")

@@ -174,10 +174,7 @@ def write_png(path: Path, records: Sequence[Record], origin: Origin) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.5 * len(shown)), layout="constrained")
     for k, (name, times) in enumerate(series.items()):
         at = [i + (k - 1.5) * thickness for i in range(len(shown))]
-        speeds = [
-            (record.eager_ms or 0.0) / time if time else 0.0
-            for record, time in zip(shown, times, strict=True)
-        ]
+        speeds = [(record.eager_ms or 0.0) / time if time else 0.0 for record, time in zip(shown, times, strict=True)]
         axes.barh(at, speeds, thickness, label=name, color=colours[k])
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [record.case for record in shown])

@@ -105,10 +105,7 @@ def measure_step(
 ) -> report.Record:
     data = cases.step_data(case, plan.device)
     torch._dynamo.reset()
-    built = {
-        n: make()
-        for n, make in learners(case, data, compiled=plan.compiled, few=plan.quick).items()
-    }
+    built = {n: make() for n, make in learners(case, data, compiled=plan.compiled, few=plan.quick).items()}
     exact = gate.learn(EagerStep(case, data, "stacked", dtype=torch.float64))
     found = {name: gate.learn(learner) for name, learner in built.items()}
     eager = [results for name, results in found.items() if name.startswith("eager/")]
@@ -181,9 +178,7 @@ def _record(
         if found is not None:
             name, summary = found
             median[group] = summary.median * 1e3
-            spread[group] = report.Spread(
-                name, summary.minimum * 1e3, summary.iqr * 1e3, summary.rounds
-            )
+            spread[group] = report.Spread(name, summary.minimum * 1e3, summary.iqr * 1e3, summary.rounds)
     ours, eager = best["ffkern"], best["eager"]
     per_round = timing.per_round_ratio(times[eager[0]], times[ours[0]]) if ours and eager else None
     ratio = verdict.ratio if math.isfinite(verdict.ratio) else None

@@ -20,8 +20,7 @@ def load() -> None:
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < MINIMUM_TORCH:
         raise ImportError(
-            f"ffkern needs torch >= 2.13, but torch {torch.__version__} is installed: "
-            "run `pip install 'torch>=2.13'`."
+            f"ffkern needs torch >= 2.13, but torch {torch.__version__} is installed: run `pip install 'torch>=2.13'`."
         )
     if not LIBRARY.exists():
         raise ImportError(

@@ -121,10 +121,7 @@ class FFLinear(nn.Linear):
         return layer
 
     def extra_repr(self) -> str:
-        return (
-            f"{super().extra_repr()}, norm={self.norm!r}, goodness={self.goodness!r}, "
-            f"threshold={self.threshold:g}"
-        )
+        return f"{super().extra_repr()}, norm={self.norm!r}, goodness={self.goodness!r}, threshold={self.threshold:g}"
 
     # ------------------------------------------------------------ forward
 
@@ -168,9 +165,7 @@ class FFLinear(nn.Linear):
         if self.peer_mean is not None:
             raise RuntimeError("peer normalisation is part of FFLinear.step; local_loss has no term for it")
         h, goodness, _, _ = self.activities(x, x_norm)
-        loss, _, stats = torch.ops.ffkern.local_loss(
-            goodness, sign, row_weight, self.threshold, self.temperature
-        )
+        loss, _, stats = torch.ops.ffkern.local_loss(goodness, sign, row_weight, self.threshold, self.temperature)
         self._count(stats)
         return loss, h.detach()
 
@@ -254,15 +249,11 @@ class FFLinear(nn.Linear):
         h, goodness, scale = activities
         slot = self._bind(opt)
         workspace = self.reserve(x.shape[0], classes, 1 if labels is None else labels.shape[0])
-        _, coef, stats = torch.ops.ffkern.local_loss(
-            goodness, sign, row_weight, self.threshold, self.temperature
-        )
+        _, coef, stats = torch.ops.ffkern.local_loss(goodness, sign, row_weight, self.threshold, self.temperature)
         self._count(stats)
         peer = None
         if self.peer_mean is not None:
-            peer = torch.ops.ffkern.peer_update_(
-                h, sign, self.peer_mean, self.peer_strength, self.peer_momentum
-            )
+            peer = torch.ops.ffkern.peer_update_(h, sign, self.peer_mean, self.peer_strength, self.peer_momentum)
         tail = (sign, peer, *self._trained(slot), workspace, self.goodness, slot.kind, slot.hyper)
         if labels is None:
             torch.ops.ffkern.layer_update_(x, h, scale, coef, *tail)
@@ -290,7 +281,16 @@ class FFLinear(nn.Linear):
 
     # ------------------------------------------------------------ pieces of a step
 
+    @property
+    def frozen(self) -> bool:
+        """True when ``weight.requires_grad`` is False: the layer passes activities on and does not learn."""
+        return not self.weight.requires_grad
+
     def _bind(self, opt: FusedOptimizer) -> Slot:
+        if self.frozen or (self.bias is not None and not self.bias.requires_grad):
+            raise RuntimeError(
+                "the layer is frozen (requires_grad of its weight or bias is False), so it cannot take a fused step"
+            )
         slot = self._slot
         if slot is None or not slot.fits(opt, self.weight):
             slot = self._slot = slot_of(opt, self.weight, self.bias)
@@ -380,9 +380,7 @@ class FFHead(nn.Module):
         )
         return logits
 
-    def step(
-        self, h: Sequence[Tensor], h_norm: Sequence[Tensor], labels: Tensor, opt: FusedOptimizer
-    ) -> Tensor:
+    def step(self, h: Sequence[Tensor], h_norm: Sequence[Tensor], labels: Tensor, opt: FusedOptimizer) -> Tensor:
         """One update on the mean cross-entropy; returns the logits from before it."""
         if self._slot is None or not self._slot.fits(opt, self.weight):
             self._slot = slot_of(opt, self.weight, self.bias)
@@ -496,9 +494,7 @@ class FFNet(nn.Module):
         shared: training the result trains ``model``.
         """
         net_options = {
-            key: options.pop(key)
-            for key in ("label", "label_value", "neutral_value", "head_layers")
-            if key in options
+            key: options.pop(key) for key in ("label", "label_value", "neutral_value", "head_layers") if key in options
         }
         ignored = (nn.Flatten, nn.Identity, nn.Dropout)
         modules = [m for m in model if not isinstance(m, ignored)]
@@ -619,6 +615,8 @@ class FFNet(nn.Module):
     ) -> None:
         """Every layer learns from this batch; each sees the activities from before the layer below moved.
 
+        Frozen layers (``weight.requires_grad`` False) pass their activities on and stay as they are.
+
         Args:
             x: [N, ...] images (flattened here). labels: int64 [N].
             opt: a fused optimiser over the layers' parameters.
@@ -640,25 +638,34 @@ class FFNet(nn.Module):
                 wrong = self.wrong_labels(labels, negatives, generator)
                 self._step_one_pass(images, torch.cat((labels[None], wrong)), overlay, opt)
 
-    def _step_one_pass(
-        self, images: Tensor, variants: Tensor, overlay: Tensor, opt: FusedOptimizer, last: int | None = None
-    ) -> None:
+    def _step_one_pass(self, images: Tensor, variants: Tensor, overlay: Tensor, opt: FusedOptimizer) -> None:
         """All labels are known beforehand: one fused call a layer."""
         sign, weight = self._rows(images.shape[0], variants.shape[0] - 1, images.device)
-        depth = len(self.layers)
-        keep = self._kept_pair(0, variants.numel()) if depth > 1 else None
-        self._layer(0).step_shared(
-            images, variants, sign, opt, classes=self.classes, overlay=overlay, row_weight=weight, keep=keep
-        )
-        for i in range(1, depth):
-            assert keep is not None
-            h, h_norm = keep
-            keep = self._kept_pair(i, variants.numel()) if i + 1 < depth else None
-            self._layer(i).step(h, sign, opt, row_weight=weight, x_norm=h_norm, keep=keep)
+        rows, last = variants.numel(), self._last_learning()
+        for i in range(last + 1):
+            layer = self._layer(i)
+            out = self._activity_rows(i, rows)
+            keep = (out[0], out[3]) if i < last else None
+            if i == 0 and layer.frozen:
+                base, rest_norm = torch.ops.ffkern.shared_base(images, layer.weight, self.classes)
+                self._variants_into(base, rest_norm, variants, overlay, out)
+            elif i == 0:
+                layer.step_shared(
+                    images, variants, sign, opt, classes=self.classes, overlay=overlay, row_weight=weight, keep=keep
+                )
+            else:
+                h, _, _, h_norm = self._activity_rows(i - 1, rows)
+                if layer.frozen:
+                    self._layer_into(i, h, h_norm, out)
+                else:
+                    layer.step(h, sign, opt, row_weight=weight, x_norm=h_norm, keep=keep)
 
-    def _kept_pair(self, index: int, rows: int) -> tuple[Tensor, Tensor]:
-        h, _, _, h_norm = self._activity_rows(index, rows)
-        return h, h_norm
+    def _last_learning(self) -> int:
+        """Index of the last layer that learns; nothing above it needs to be computed."""
+        learning = [i for i, layer in enumerate(self._all_layers()) if not layer.frozen]
+        if not learning:
+            raise RuntimeError("every layer is frozen (requires_grad is False): there is nothing to learn")
+        return learning[-1]
 
     def _step_two_passes(
         self,
@@ -699,7 +706,9 @@ class FFNet(nn.Module):
         for i, layer in enumerate(self._all_layers()):
             h_all, goodness, scale, _ = self._activity_rows(i, rows)
             lesson = (h_all[n:], goodness[n:], scale[n:])
-            if i == 0:
+            if layer.frozen:
+                pass
+            elif i == 0:
                 variants = torch.cat((labels[None], wrong))
                 layer.learn(
                     below, lesson, sign, opt, row_weight=weight, labels=variants, classes=self.classes,
@@ -714,19 +723,27 @@ class FFNet(nn.Module):
     ) -> None:
         """Activities of these label variants through all layers, into rows [begin, begin + V N)."""
         end = begin + variants.numel()
-        first = self._layer(0)
         out = [t[begin:end] for t in self._activity_rows(0, rows)]
+        self._variants_into(base, rest_norm, variants, overlay, out)
+        for i in range(1, len(self.layers)):
+            h, h_norm = out[0], out[3]
+            out = [t[begin:end] for t in self._activity_rows(i, rows)]
+            self._layer_into(i, h, h_norm, out)
+
+    def _variants_into(
+        self, base: Tensor, rest_norm: Tensor, variants: Tensor, overlay: Tensor, out: Sequence[Tensor]
+    ) -> None:
+        first = self._layer(0)
         torch.ops.ffkern.shared_variants_(
             base, rest_norm, first.weight, first.bias, variants, overlay, *out, self.classes, first.norm,
             first.eps, first.goodness,
         )  # fmt: skip
-        for i in range(1, len(self.layers)):
-            layer = self._layer(i)
-            h, h_norm = out[0], out[3]
-            out = [t[begin:end] for t in self._activity_rows(i, rows)]
-            torch.ops.ffkern.layer_forward_(
-                h, layer.weight, layer.bias, h_norm, *out, layer.norm, layer.eps, layer.goodness
-            )
+
+    def _layer_into(self, index: int, x: Tensor, x_norm: Tensor, out: Sequence[Tensor]) -> None:
+        layer = self._layer(index)
+        torch.ops.ffkern.layer_forward_(
+            x, layer.weight, layer.bias, x_norm, *out, layer.norm, layer.eps, layer.goodness
+        )
 
     def step_layer(
         self,
@@ -749,12 +766,20 @@ class FFNet(nn.Module):
             sign, weight = self._rows(images.shape[0], variants.shape[0] - 1, images.device)
             layer = self._layer(index)
             if index == 0:
-                layer.step_shared(
-                    images, variants, sign, opt, classes=self.classes, overlay=overlay, row_weight=weight
-                )
+                layer.step_shared(images, variants, sign, opt, classes=self.classes, overlay=overlay, row_weight=weight)
             else:
                 h, h_norm = self._activities(images, variants, overlay)[index - 1]
                 layer.step(h, sign, opt, row_weight=weight, x_norm=h_norm)
+
+    def step_head(self, x: Tensor, labels: Tensor, head_opt: FusedOptimizer) -> None:
+        """Only the softmax head learns, from the neutral label; the layers stay as they are."""
+        if self.head is None:
+            raise RuntimeError("this network has no softmax head; build it with head_layers")
+        with torch.no_grad():
+            neutral = torch.full((1, x.shape[0]), -1, dtype=torch.int64, device=x.device)
+            kept = self._activities(self._images(x), neutral, self._overlay(x))
+            chosen = [kept[i] for i in self.head_layers]
+            self.head.step([h for h, _ in chosen], [h_norm for _, h_norm in chosen], labels, head_opt)
 
     # ------------------------------------------------------------ using
 

@@ -27,8 +27,7 @@ _KIND = "str norm, float eps, str goodness"
 _OUTPUTS = "Tensor(a!) h, Tensor(b!) goodness, Tensor(c!) scale, Tensor(d!) h_norm"
 _FOUR = "(Tensor h, Tensor goodness, Tensor scale, Tensor h_norm)"
 _TRAINED = (
-    "Tensor(a!) weight, Tensor(b!)? bias, Tensor(c!) weight_state, Tensor(d!) bias_state, "
-    "Tensor(e!) step, Tensor lr"
+    "Tensor(a!) weight, Tensor(b!)? bias, Tensor(c!) weight_state, Tensor(d!) bias_state, Tensor(e!) step, Tensor lr"
 )
 _LESSON = (
     "Tensor sign, Tensor? row_weight, Tensor(f!)? peer_mean, Tensor(g!) workspace, "
@@ -46,10 +45,7 @@ SCHEMAS = {
         "str norm, float eps, str goodness_kind) -> ()"
     ),
     "shared_base": "(Tensor x, Tensor weight, int classes) -> (Tensor base, Tensor rest_norm)",
-    "shared_variants": (
-        "(Tensor base, Tensor rest_norm, Tensor weight, Tensor? bias, "
-        f"{_LABELS}, {_KIND}) -> {_FOUR}"
-    ),
+    "shared_variants": (f"(Tensor base, Tensor rest_norm, Tensor weight, Tensor? bias, {_LABELS}, {_KIND}) -> {_FOUR}"),
     "shared_variants_": (
         "(Tensor base, Tensor rest_norm, Tensor weight, Tensor? bias, Tensor labels, "
         f"Tensor overlay, {_OUTPUTS}, int classes, str norm, float eps, str goodness_kind) -> ()"
@@ -58,50 +54,35 @@ SCHEMAS = {
         "(Tensor goodness, Tensor sign, Tensor? row_weight, float threshold, float temperature) "
         "-> (Tensor loss, Tensor coef, Tensor stats)"
     ),
-    "peer_update_": (
-        "(Tensor h, Tensor sign, Tensor(a!) mean, float strength, float momentum) -> Tensor"
-    ),
-    "layer_grad": (
-        f"({_KEPT}, Tensor? sign, Tensor? peer, str goodness) -> (Tensor dweight, Tensor dbias)"
-    ),
+    "peer_update_": ("(Tensor h, Tensor sign, Tensor(a!) mean, float strength, float momentum) -> Tensor"),
+    "layer_grad": (f"({_KEPT}, Tensor? sign, Tensor? peer, str goodness) -> (Tensor dweight, Tensor dbias)"),
     "shared_grad": (
-        f"({_KEPT}, {_LABELS}, Tensor? sign, Tensor? peer, str goodness) "
-        "-> (Tensor dweight, Tensor dbias)"
+        f"({_KEPT}, {_LABELS}, Tensor? sign, Tensor? peer, str goodness) -> (Tensor dweight, Tensor dbias)"
     ),
     "layer_update_": (
-        f"({_KEPT}, Tensor? sign, Tensor? peer, {_TRAINED}, Tensor(f!) workspace, "
-        f"str goodness, {_RULE}) -> ()"
+        f"({_KEPT}, Tensor? sign, Tensor? peer, {_TRAINED}, Tensor(f!) workspace, str goodness, {_RULE}) -> ()"
     ),
     "shared_update_": (
         f"({_KEPT}, {_LABELS}, Tensor? sign, Tensor? peer, {_TRAINED}, Tensor(f!) workspace, "
         f"str goodness, {_RULE}) -> ()"
     ),
-    "layer_step_": (
-        f"(Tensor x, Tensor? x_norm, {_TRAINED}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"
-    ),
+    "layer_step_": (f"(Tensor x, Tensor? x_norm, {_TRAINED}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"),
     "shared_step_": (f"(Tensor x, {_LABELS}, {_TRAINED}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"),
     "predict_goodness": (
-        "(Tensor x, Tensor[] weights, Tensor?[] biases, int classes, Tensor overlay, "
-        f"{_KIND}) -> Tensor"
+        f"(Tensor x, Tensor[] weights, Tensor?[] biases, int classes, Tensor overlay, {_KIND}) -> Tensor"
     ),
     "overlay_label": "(Tensor x, Tensor labels, int classes, Tensor overlay) -> Tensor",
     "concat_label": "(Tensor x, Tensor labels, int classes, Tensor overlay) -> Tensor",
     "wrong_labels": "(Tensor labels, int classes, Tensor u) -> Tensor",
     "hard_labels": "(Tensor logits, Tensor labels, Tensor u) -> Tensor",
     "all_wrong_labels": "(Tensor labels, int classes) -> Tensor",
-    "head_forward": (
-        "(Tensor[] h, Tensor[] h_norm, Tensor weight, Tensor? bias, str norm, float eps) -> Tensor"
-    ),
+    "head_forward": ("(Tensor[] h, Tensor[] h_norm, Tensor weight, Tensor? bias, str norm, float eps) -> Tensor"),
     "head_step_": (
         f"(Tensor[] h, Tensor[] h_norm, Tensor labels, {_TRAINED}, Tensor(f!) stats, "
         f"str norm, float eps, {_RULE}) -> Tensor"
     ),
-    "step_workspace": (
-        "(int images, int inputs, int units, int classes, int variants, bool peer) -> int"
-    ),
-    "update_workspace": (
-        "(int images, int inputs, int units, int classes, int variants) -> int"
-    ),
+    "step_workspace": ("(int images, int inputs, int units, int classes, int variants, bool peer) -> int"),
+    "update_workspace": ("(int images, int inputs, int units, int classes, int variants) -> int"),
     "cpu_path": "() -> str",
     "reset_cpu_path": "() -> str",
 }
@@ -159,8 +140,10 @@ def _(x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
     torch._check(x.dim() == 2 and weight.dim() == 2, lambda: "x and weight must be matrices")
     torch._check(
         x.shape[1] == weight.shape[1],
-        lambda: f"ffkern::layer_forward: x has shape {list(x.shape)}; expected "
-        f"[*, {weight.shape[1]}] to match weight {list(weight.shape)}",
+        lambda: (
+            f"ffkern::layer_forward: x has shape {list(x.shape)}; expected "
+            f"[*, {weight.shape[1]}] to match weight {list(weight.shape)}"
+        ),
     )
     return _fake_activities(x, x.shape[0], weight.shape[0])
 
@@ -171,9 +154,7 @@ def _(x: Tensor, weight: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 
 
 @_fake("shared_variants")
-def _(
-    base: Tensor, rest_norm: Tensor, weight: Tensor, bias: Any, labels: Tensor, *_: Any
-) -> tuple[Tensor, ...]:
+def _(base: Tensor, rest_norm: Tensor, weight: Tensor, bias: Any, labels: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return _fake_activities(base, labels.shape[0] * base.shape[0], weight.shape[0])
 
 
@@ -354,9 +335,7 @@ def _forward_gradients(
     return (dx, dweight, dbias, *empty[3:])
 
 
-torch.library.register_autograd(
-    "ffkern::layer_forward", _forward_backward, setup_context=_save_forward, lib=_library
-)
+torch.library.register_autograd("ffkern::layer_forward", _forward_backward, setup_context=_save_forward, lib=_library)
 
 
 def _save_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -372,9 +351,7 @@ def _loss_backward(ctx: Any, dloss: Tensor, *_: Any) -> tuple[Any, ...]:
     return _once("local_loss", (gradient, None, None, None, None), (goodness, dloss))
 
 
-torch.library.register_autograd(
-    "ffkern::local_loss", _loss_backward, setup_context=_save_loss, lib=_library
-)
+torch.library.register_autograd("ffkern::local_loss", _loss_backward, setup_context=_save_loss, lib=_library)
 
 
 def _refuse_gradient(name: str) -> None:

@@ -43,9 +43,7 @@ class FusedOptimizer(torch.optim.Optimizer):
     generation = 0
     _opt_called = True
 
-    def __init__(
-        self, params: Iterable[Any], lr: float | Tensor, hyper: tuple[float, float, float, float]
-    ) -> None:
+    def __init__(self, params: Iterable[Any], lr: float | Tensor, hyper: tuple[float, float, float, float]) -> None:
         if not isinstance(lr, Tensor):
             _check("lr", lr, 0.0)
         super().__init__(params, {"lr": _lr_tensor(lr), "hyper": hyper})
@@ -85,9 +83,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._group_of("bias", bias)
         for p in (weight, bias):
             if p is not None and "slots" not in self.state[p]:
-                self.state[p]["slots"] = torch.zeros(
-                    (self.slots, *p.shape), dtype=torch.float32, device=p.device
-                )
+                self.state[p]["slots"] = torch.zeros((self.slots, *p.shape), dtype=torch.float32, device=p.device)
         state = self.state[weight]
         if "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.int64, device=weight.device)
@@ -136,11 +132,7 @@ class Slot:
         return value if isinstance(value, Tensor) else _lr_tensor(value)
 
     def fits(self, owner: FusedOptimizer, weight: Tensor) -> bool:
-        return (
-            self.owner is owner
-            and self.generation == owner.generation
-            and self.weight_state.device == weight.device
-        )
+        return self.owner is owner and self.generation == owner.generation and self.weight_state.device == weight.device
 
 
 def _lr_tensor(lr: float | Tensor) -> Tensor:

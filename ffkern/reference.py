@@ -202,9 +202,7 @@ def local_loss(
     return loss, coef, stats
 
 
-def peer_update(
-    h: Tensor, sign: Tensor, mean: Tensor, strength: float, momentum: float
-) -> tuple[Tensor, Tensor]:
+def peer_update(h: Tensor, sign: Tensor, mean: Tensor, strength: float, momentum: float) -> tuple[Tensor, Tensor]:
     """Peer normalisation: the pull of each unit's mean activity to the mean over all units.
 
     h [R, M], sign [R], mean [M]: running mean activity m over positive rows (Hinton starts it at
@@ -305,13 +303,9 @@ def _update(
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
     """Weight and, where there is one, bias by their gradients; one more step counted."""
     step = step + 1
-    weight, weight_state = optimiser_update(
-        optimiser, weight.detach(), grads[0], weight_state, step, lr, hyper, False
-    )
+    weight, weight_state = optimiser_update(optimiser, weight.detach(), grads[0], weight_state, step, lr, hyper, False)
     if bias is not None:
-        bias, bias_state = optimiser_update(
-            optimiser, bias.detach(), grads[1], bias_state, step, lr, hyper, True
-        )
+        bias, bias_state = optimiser_update(optimiser, bias.detach(), grads[1], bias_state, step, lr, hyper, True)
     return weight, bias, weight_state, bias_state, step
 
 

@@ -133,11 +133,8 @@ class Trainer:
                 "'all' with schedule='greedy'"
             )
         frozen = [i for i in range(len(net.layers)) if not _layer(net, i).weight.requires_grad]
-        if frozen and schedule == "simultaneous":
-            raise ValueError(
-                f"layers {frozen} are frozen (requires_grad is False), but schedule='simultaneous' "
-                "trains every layer; use schedule='greedy', which passes them over"
-            )
+        if len(frozen) == len(net.layers):
+            raise ValueError("every layer of net is frozen (requires_grad is False); expected one that learns")
         self.net, self.opt, self.head_opt = net, opt, head_opt
         self.schedule, self.negatives = schedule, negatives
         self.batch_size, self.epochs, self.seed = batch_size, epochs, seed
@@ -204,21 +201,11 @@ class Trainer:
                 head_opt=self.head_opt,
             )
         elif stage == "head":
-            self._step_head(images, labels)
+            assert self.head_opt is not None
+            self.net.step_head(images, labels, self.head_opt)
         else:
             index = int(stage.split()[1])
             self.net.step_layer(index, images, labels, self.opt, negatives=self.negatives, generator=generator)
-
-    @torch.no_grad()
-    def _step_head(self, images: Tensor, labels: Tensor) -> None:
-        """The head alone learns, from one pass with the neutral label."""
-        net = self.net
-        assert isinstance(net.head, FFHead)
-        assert self.head_opt is not None
-        neutral = torch.full_like(labels, -1)
-        kept = net._activities(net._images(images), neutral[None], net._overlay(images))
-        chosen = [kept[i] for i in net.head_layers]
-        net.head.step([h for h, _ in chosen], [norm for _, norm in chosen], labels, self.head_opt)
 
     def _read(self, steps: int = 1) -> tuple[tuple[LayerRecord | None, ...], HeadRecord | None]:
         """Reads and clears what the layers counted: the one place that waits for the device."""

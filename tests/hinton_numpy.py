@@ -139,9 +139,7 @@ class HintonNet:
         logits, used = self.label_logits(images)
         error = targets - softmax(logits)
         for i, a in enumerate(used):
-            self.head_grads[i] = (
-                self.smoothing * self.head_grads[i] + (1 - self.smoothing) * (a.T @ error) / cases
-            )
+            self.head_grads[i] = self.smoothing * self.head_grads[i] + (1 - self.smoothing) * (a.T @ error) / cases
             change = self.head_grads[i] - self.head_decay * self.head[i]
             self.head[i] = self.head[i] + epsgain * self.head_rate * change
         wrong = choose_from(softmax(logits - 1000.0 * targets), u)

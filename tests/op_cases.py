@@ -117,18 +117,14 @@ def layer_arguments(
             return arguments
 
 
-def label_arguments(
-    variants: int, images: int, classes: int, neutral: bool = True
-) -> dict[str, Any]:
+def label_arguments(variants: int, images: int, classes: int, neutral: bool = True) -> dict[str, Any]:
     labels = torch.randint(-1 if neutral else 0, classes, (variants, images))
     if neutral:
         labels[-1, : (images + 1) // 2] = -1
     return {"labels": labels, "overlay": torch.tensor([1.3, 0.17]), "classes": classes}
 
 
-def state_arguments(
-    units: int, inputs: int, optimiser: str, bias: bool, fresh: bool = False
-) -> dict[str, Any]:
+def state_arguments(units: int, inputs: int, optimiser: str, bias: bool, fresh: bool = False) -> dict[str, Any]:
     """Optimiser state in the middle of a training run (or before its first step)."""
     slots = ref.STATE_SLOTS[optimiser]
     weight_state = 0.05 * torch.randn(slots, units, inputs)
@@ -214,9 +210,7 @@ def _outputs(fenced: Fenced, rows: int, units: int) -> list[Tensor]:
 def forward_in_place(**a: Any) -> dict[str, Any]:
     fenced = Fenced()
     out = _outputs(fenced, a["x"].shape[0], a["weight"].shape[0])
-    ops.layer_forward_(
-        a["x"], a["weight"], a["bias"], a["x_norm"], *out, a["norm"], a["eps"], a["goodness"]
-    )
+    ops.layer_forward_(a["x"], a["weight"], a["bias"], a["x_norm"], *out, a["norm"], a["eps"], a["goodness"])
     fenced.check()
     return dict(zip(NAMES, out, strict=True))
 
@@ -475,9 +469,7 @@ def head_arguments(
     }
 
 
-def head_step_arguments(
-    images: int, widths: list[int], classes: int, optimiser: str, **options: Any
-) -> dict[str, Any]:
+def head_step_arguments(images: int, widths: list[int], classes: int, optimiser: str, **options: Any) -> dict[str, Any]:
     a = head_arguments(images, widths, classes, **options)
     a |= state_arguments(classes, sum(widths), optimiser, a["bias"] is not None)
     a["labels"] = torch.randint(0, classes, (images,))
@@ -494,9 +486,7 @@ def _fresh(t: Tensor | None) -> Tensor | None:
 def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
     """Positional arguments of ffkern.ops.<name>, for checks that are not about values."""
     shared = name.startswith("shared")
-    a = step_arguments(
-        6, 12, 5, variants=3 if shared else 0, classes=4 if shared else 0, peer=True, keep=True
-    )
+    a = step_arguments(6, 12, 5, variants=3 if shared else 0, classes=4 if shared else 0, peer=True, keep=True)
     kind = (a["norm"], a["eps"], a["goodness"])
     outputs = (
         [torch.zeros(s) for s in ((18, 5), (18,), (18,), (18,))]

@@ -22,16 +22,11 @@ OUTPUTS = ("h", "goodness", "h_norm")
 COMBINATIONS = [c for n in (1, 2, 3) for c in itertools.combinations(OUTPUTS, n)]
 
 
-def gradients(
-    forward: Callable[..., Any], wanted: tuple[str, ...], pulls: dict[str, Tensor]
-) -> Any:
+def gradients(forward: Callable[..., Any], wanted: tuple[str, ...], pulls: dict[str, Tensor]) -> Any:
     """Named gradients of sum of <pull, output> over the wanted outputs."""
 
     def call(**a: Any) -> dict[str, Tensor | None]:
-        leaves = {
-            k: None if a[k] is None else a[k].detach().clone().requires_grad_()
-            for k in ("x", "weight", "bias")
-        }
+        leaves = {k: None if a[k] is None else a[k].detach().clone().requires_grad_() for k in ("x", "weight", "bias")}
         rest = (a["x_norm"], a["norm"], a["eps"], a["goodness"])
         h, g, _, h_norm = forward(*leaves.values(), *rest)
         outputs = {"h": h, "goodness": g, "h_norm": h_norm}
@@ -110,9 +105,7 @@ def test_zero_row(norm):
     assert all(bool(t.isfinite().all()) for t in got.values())
     assert bool((got["dx"][4] == 0).all())
     keep = torch.arange(9) != 4
-    less = gradients(ops.layer_forward, OUTPUTS, {k: v[keep] for k, v in pull.items()})(
-        **(a | {"x": a["x"][keep]})
-    )
+    less = gradients(ops.layer_forward, OUTPUTS, {k: v[keep] for k, v in pull.items()})(**(a | {"x": a["x"][keep]}))
     torch.testing.assert_close(got["dx"][keep], less["dx"], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got["dweight"], less["dweight"], rtol=1e-5, atol=1e-6)
 
@@ -132,10 +125,7 @@ def test_only_what_is_asked_for(monkeypatch):
 
     monkeypatch.setattr(torch.ops.ffkern, "layer_grad", Spy())
     for wanted in itertools.product([False, True], repeat=3):
-        leaves = [
-            a[k].clone().requires_grad_(on)
-            for k, on in zip(("x", "weight", "bias"), wanted, strict=True)
-        ]
+        leaves = [a[k].clone().requires_grad_(on) for k, on in zip(("x", "weight", "bias"), wanted, strict=True)]
         calls.clear()
         g = ops.layer_forward(*leaves, None, "rms", 1e-4, "mean_sq")[1]
         assert g.requires_grad == any(wanted)
@@ -241,9 +231,7 @@ def test_whole_layer(norm, goodness):
 
     a = cases.step_arguments(37, 53, 35, norm=norm, goodness=goodness)
     a = {k: a[k] for k in ("x", "weight", "bias", "sign", "row_weight")}
-    check_parity(
-        call(ops.layer_forward, ops.local_loss), call(ref.layer_forward, ref.local_loss), a
-    )
+    check_parity(call(ops.layer_forward, ops.local_loss), call(ref.layer_forward, ref.local_loss), a)
 
 
 def test_module_loss_has_the_gradient_of_the_reference():

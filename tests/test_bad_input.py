@@ -426,9 +426,7 @@ NETS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "options", "message"), NETS, ids=[m[:30] for _, _, m in NETS]
-)
+@pytest.mark.parametrize(("arguments", "options", "message"), NETS, ids=[m[:30] for _, _, m in NETS])
 def test_network_options(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         FFNet(*arguments, **options)
@@ -457,9 +455,7 @@ def parts() -> tuple[FFLinear, optim.SGD, Tensor, Tensor]:
 
 def test_torch_optimisers_are_refused_by_the_fused_step():
     layer, _, x, sign = parts()
-    with pytest.raises(
-        TypeError, match=r"opt is a Adam; .*ffkern\.optim.*local_loss\(\) and backward"
-    ):
+    with pytest.raises(TypeError, match=r"opt is a Adam; .*ffkern\.optim.*local_loss\(\) and backward"):
         layer.step(x, sign, torch.optim.Adam(layer.parameters()))
     head = FFHead([6], 3)
     with pytest.raises(TypeError, match=r"opt is a Adam; .*ffkern\.optim"):
@@ -519,15 +515,11 @@ def test_network_refuses_bad_labels():
     ]:
         with pytest.raises(RuntimeError, match=message):
             net.step(x, labels, opt)
-    with pytest.raises(
-        ValueError, match=r"negatives is 'random'; expected one of 'uniform', 'hard', 'all'"
-    ):
+    with pytest.raises(ValueError, match=r"negatives is 'random'; expected one of 'uniform', 'hard', 'all'"):
         net.step(x, torch.tensor([0, 1, 2, 1]), opt, negatives="random")
     with pytest.raises(ValueError, match=r"negatives is 'hard'; expected one of 'uniform', 'all'"):
         net.step_layer(0, x, torch.tensor([0, 1, 2, 1]), opt, negatives="hard")
-    with pytest.raises(
-        ValueError, match=r"layers is 'last'; expected one of 'all', 'all_but_first'"
-    ):
+    with pytest.raises(ValueError, match=r"layers is 'last'; expected one of 'all', 'all_but_first'"):
         net.predict(x, "last")
     assert unchanged(before, [p.detach() for p in net.parameters()])
 

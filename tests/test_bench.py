@@ -135,9 +135,7 @@ GOOD = report.Record(
     eager_peak_bytes=12 * 2**20,
     spread={"ffkern": report.Spread("ffkern", 1.9, 0.1, 7)},
 )
-BAD = dataclasses.replace(
-    GOOD, case="predict/784-500-500/n9", error_ratio=None, failed="goodness: ratio nan"
-)
+BAD = dataclasses.replace(GOOD, case="predict/784-500-500/n9", error_ratio=None, failed="goodness: ratio nan")
 ORIGIN = report.Origin("python -m bench.run", "a machine", "2.13.0", 2, "2026-01-02")
 
 TABLE = """\
@@ -205,8 +203,7 @@ def test_case_names_are_unique_and_can_be_read_back():
 def test_shared_rows_are_the_variants_of_the_images():
     data = cases.step_data(TINY_SHARED)
     expected = [
-        torch.ops.ffkern.overlay_label(data.images, labels, cases.CLASSES, data.overlay)
-        for labels in data.labels
+        torch.ops.ffkern.overlay_label(data.images, labels, cases.CLASSES, data.overlay) for labels in data.labels
     ]
     assert torch.equal(data.rows, torch.cat(expected))
     assert not (data.labels[0] == data.labels[1]).any()

@@ -85,9 +85,7 @@ def test_a_whole_network_compiles_once():
     net = FFNet([12, 9, 8], classes=3)
     twin = copy.deepcopy(net)
     opt, other = optim.EMA(net.parameters(), 0.05), optim.EMA(twin.parameters(), 0.05)
-    step = torch.compile(
-        lambda x, y: net.step(x, y, opt, negatives="all"), fullgraph=True, backend="aot_eager"
-    )
+    step = torch.compile(lambda x, y: net.step(x, y, opt, negatives="all"), fullgraph=True, backend="aot_eager")
     x, labels = torch.rand(10, 12), torch.randint(0, 3, (10,))
     net.step(x, labels, opt, negatives="all")
     twin.step(x, labels, other, negatives="all")
@@ -256,9 +254,7 @@ def test_network_under_autocast():
         before = parameters(net.layers)
         with autocast():
             net.step(x, labels, opt, negatives=negatives, head_opt=head)
-        assert not any(
-            torch.equal(a, b) for a, b in zip(before, net.layers.parameters(), strict=True)
-        )
+        assert not any(torch.equal(a, b) for a, b in zip(before, net.layers.parameters(), strict=True))
         assert all(p.dtype == torch.float32 for p in net.parameters())
     with autocast():
         goodness = net.goodness(x)

@@ -150,9 +150,7 @@ def test_no_bank_conflicts(instance: str, driver: ModuleType) -> None:
 
 @pytest.mark.parametrize("shape", [(64, 64, 64), (130, 136, 200), (256, 128, 256)], ids=str)
 @pytest.mark.parametrize("instance", [LARGE, SMALL])
-def test_moves_the_bytes_that_it_says(
-    instance: str, shape: tuple[int, int, int], driver: ModuleType
-) -> None:
+def test_moves_the_bytes_that_it_says(instance: str, shape: tuple[int, int, int], driver: ModuleType) -> None:
     rows, inputs, units = shape
     forward(random_case(*shape), instance)
     stats = records(driver)[-1]["stats"]
@@ -305,9 +303,7 @@ def test_devices(device: str, path: str, message: str, driver: ModuleType) -> No
 
 
 def test_the_package_knows_nothing_of_the_emulator() -> None:
-    sources = [
-        p for folder in ("csrc", "ffkern") for p in (ROOT / folder).rglob("*") if p.is_file()
-    ]
+    sources = [p for folder in ("csrc", "ffkern") for p in (ROOT / folder).rglob("*") if p.is_file()]
     for path in sources:
         if path.suffix in {".py", ".h", ".cpp", ".cu", ".cuh", ".S"}:
             assert not re.search(r"ptxsim|emulat", path.read_text(), re.I), path

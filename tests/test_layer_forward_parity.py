@@ -37,9 +37,7 @@ def backend(request: pytest.FixtureRequest) -> Forward:
 
 @pytest.mark.parametrize(("norm", "goodness"), KINDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
-def test_matches_the_exact_result(
-    backend: Forward, shape: tuple[int, int, int], norm: str, goodness: str
-) -> None:
+def test_matches_the_exact_result(backend: Forward, shape: tuple[int, int, int], norm: str, goodness: str) -> None:
     case = random_case(*shape, norm=norm, goodness=goodness)
     check(backend(case), case)
 

@@ -858,3 +858,35 @@ def test_module_forward_is_the_op():
     a |= {"norm": layer.norm, "eps": layer.eps, "goodness": layer.goodness}
     exact = cases.forward_reference(**{k: v.double() if isinstance(v, Tensor) else v for k, v in a.items()})
     assert_not_worse(layer(x).detach(), cases.forward_reference(**a)["h"], exact["h"], 1e-6, "h")
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "all", "hard"])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_frozen_layers_pass_activities_on(index, negatives):
+    """A frozen layer stays bit-equal, and the others learn what they would learn with a rate of 0 for it."""
+    torch.manual_seed(3)
+    frozen = FFNet([20, 16, 12, 8], classes=4, head_layers="all")
+    twin = copy.deepcopy(frozen)
+    frozen.layers[index].requires_grad_(False)
+    x, labels = torch.rand(9, 20), torch.randint(0, 4, (9,))
+    before = [p.clone() for p in frozen.layers[index].parameters()]
+    still = {id(p) for p in twin.layers[index].parameters()}
+    groups = [
+        {"params": [p for layer in twin.layers for p in layer.parameters() if id(p) not in still]},
+        {"params": list(twin.layers[index].parameters()), "lr": 0.0},
+    ]
+    one = optim.SGD([p for layer in frozen.layers for p in layer.parameters()], 0.5)
+    other = optim.SGD(groups, 0.5)
+    for step in range(3):
+        for net, opt in ((frozen, one), (twin, other)):
+            net.step(x, labels, opt, negatives=negatives, generator=torch.Generator().manual_seed(step))
+    for mine, kept in zip(frozen.layers[index].parameters(), before, strict=True):
+        assert torch.equal(mine, kept)
+    for mine, theirs in zip(frozen.layers.parameters(), twin.layers.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    with pytest.raises(RuntimeError, match="the layer is frozen"):
+        frozen.layers[index].step(torch.rand(2, frozen.layers[index].in_features), torch.tensor([1.0, -1.0]), one)
+    frozen.layers.requires_grad_(False)
+    if negatives != "hard":
+        with pytest.raises(RuntimeError, match="every layer is frozen"):
+            frozen.step(x, labels, one, negatives=negatives)

@@ -171,9 +171,7 @@ def test_verdict_old_nvcc(tmp_path: Path) -> None:
     assert "release 11.8, older than 12.8" in sentence
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"), [("FFKERN_CUDA", "yes"), ("MAX_JOBS", "0"), ("MAX_JOBS", "many")]
-)
+@pytest.mark.parametrize(("variable", "value"), [("FFKERN_CUDA", "yes"), ("MAX_JOBS", "0"), ("MAX_JOBS", "many")])
 def test_verdict_bad_setting(tmp_path: Path, variable: str, value: str) -> None:
     assert f"{variable}={value} is not" in failed_build(tmp_path, **{variable: value})
 

@@ -17,9 +17,7 @@ from torch.nn import functional
 
 from ffkern import reference as ref
 
-_spec = importlib.util.spec_from_file_location(
-    "hinton_numpy", Path(__file__).with_name("hinton_numpy.py")
-)
+_spec = importlib.util.spec_from_file_location("hinton_numpy", Path(__file__).with_name("hinton_numpy.py"))
 assert _spec is not None
 assert _spec.loader is not None
 hinton_numpy = importlib.util.module_from_spec(_spec)
@@ -191,9 +189,7 @@ def test_given_norm_is_used_and_keeps_the_gradient(norm):
 def test_low_precision_is_computed_in_float32(dtype):
     x, weight, bias = randn(9, 40, dtype=dtype), randn(33, 40, seed=1), randn(33, seed=2)
     weight, bias = weight.float(), bias.float()
-    exact = ref.layer_forward(
-        x.double(), weight.double(), bias.double(), None, "rms", 1e-4, "sum_sq"
-    )
+    exact = ref.layer_forward(x.double(), weight.double(), bias.double(), None, "rms", 1e-4, "sum_sq")
     h, g, scale, h_norm = ref.layer_forward(x, weight, bias, None, "rms", 1e-4, "sum_sq")
     assert h.dtype == dtype
     assert {t.dtype for t in (g, scale, h_norm)} == {torch.float32}
@@ -258,9 +254,7 @@ def test_loss_is_weighted_cross_entropy():
             s = float(SIGN[i])
             w_i = 1 / 6 if w is None else float(w[i])
             logit = s * (float(g[i]) - 1.5) / 0.7
-            assert coef[i].item() == pytest.approx(
-                -w_i * s / 0.7 / (1 + math.exp(logit)), rel=1e-12
-            )
+            assert coef[i].item() == pytest.approx(-w_i * s / 0.7 / (1 + math.exp(logit)), rel=1e-12)
 
 
 def test_loss_statistics():
@@ -382,9 +376,7 @@ def test_step_is_forward_loss_peer_gradient_update(norm, goodness, strength):
     peer = None
     if strength:
         peer, mean = ref.peer_update(h, SIGN, mean, strength, 0.7)
-    updated = ref.layer_update(
-        x, h, scale, coef, SIGN, peer, weight, bias, ws, bs, step, 0.3, goodness, **rates
-    )
+    updated = ref.layer_update(x, h, scale, coef, SIGN, peer, weight, bias, ws, bs, step, 0.3, goodness, **rates)
     expected = (*updated, mean, h, h_norm, stats)
     for a, b in zip(new, expected, strict=True):
         assert a is not None
@@ -441,9 +433,7 @@ def test_optimisers_are_those_of_torch(kind, decay):
         weight, weight_state = ref.optimiser_update(
             kind, weight, dweight, weight_state, torch.tensor(step), lr, hyper, False
         )
-        bias, bias_state = ref.optimiser_update(
-            kind, bias, dbias, bias_state, step, lr, hyper, True
-        )
+        bias, bias_state = ref.optimiser_update(kind, bias, dbias, bias_state, step, lr, hyper, True)
         close(weight, theirs[0].detach())
         close(bias, theirs[1].detach())
     held = optimiser.state[theirs[0]]
@@ -464,9 +454,7 @@ def test_ema_formula():
         bias, bias_state = ref.optimiser_update(
             "ema", bias, grads[step - 1][1], bias_state, step, 0.2, [0.7, 0, 0, 0.1], True
         )
-        smooth = [
-            sum(0.3 * 0.7 ** (step - 1 - k) * grads[k][i] for k in range(step)) for i in (0, 1)
-        ]
+        smooth = [sum(0.3 * 0.7 ** (step - 1 - k) * grads[k][i] for k in range(step)) for i in (0, 1)]
         expected_w = expected_w - 0.2 * (smooth[0] + 0.1 * expected_w)
         expected_b = expected_b - 0.2 * smooth[1]
         close(weight, expected_w)
@@ -481,9 +469,7 @@ def test_hintons_smoothing_is_sgd_with_a_tenth_of_the_rate():
     state = torch.zeros(1, 4, 3, dtype=F64)
     for step in range(1, 11):
         theirs.grad = randn(4, 3, seed=10 + step)
-        ours, state = ref.optimiser_update(
-            "ema", ours, theirs.grad, state, step, 0.01, [0.9, 0, 0, 0], False
-        )
+        ours, state = ref.optimiser_update("ema", ours, theirs.grad, state, step, 0.01, [0.9, 0, 0, 0], False)
         optimiser.step()
         close(ours, theirs.detach())
 
@@ -536,9 +522,7 @@ def test_shared_operations_are_the_layer_on_overlaid_rows(norm, goodness):
         x, h, scale, coef, LABELS, OVERLAY, CLASSES, sign, peer,
         weight, bias, ws, bs, step, 0.1, goodness, **rates,
     )  # fmt: skip
-    b = ref.layer_update(
-        rows, h, scale, coef, sign, peer, weight, bias, ws, bs, step, 0.1, goodness, **rates
-    )
+    b = ref.layer_update(rows, h, scale, coef, sign, peer, weight, bias, ws, bs, step, 0.1, goodness, **rates)
     for t, u in zip(a, b, strict=True):
         close(t, u)
 
@@ -668,9 +652,7 @@ def test_hard_labels_follow_the_softmax(y, dtype):
     # random ones: chi-square with 4 degrees of freedom, 23.5 is passed once in 10,000
     counts = torch.bincount(ref.hard_labels(rows, labels, rand(count, dtype=dtype)), minlength=6)
     assert counts[y] == 0
-    chi = sum(
-        (n - count * v) ** 2 / (count * v) for n, v in zip(counts.tolist(), p, strict=True) if v
-    )
+    chi = sum((n - count * v) ** 2 / (count * v) for n, v in zip(counts.tolist(), p, strict=True) if v)
     assert chi < 23.5
 
 
@@ -770,9 +752,7 @@ def test_hintons_recipe(shared):
     classes, batch, steps, sizes = 5, 12, 20, [31, 24, 20, 17]
     rng = np.random.default_rng(17)
     initial = [rng.standard_normal((a, b)) / np.sqrt(a) for a, b in itertools.pairwise(sizes)]
-    net = hinton_numpy.HintonNet(
-        [w.copy() for w in initial], [np.zeros(m) for m in sizes[1:]], classes
-    )
+    net = hinton_numpy.HintonNet([w.copy() for w in initial], [np.zeros(m) for m in sizes[1:]], classes)
     eps = math.exp(-100)
     overlay = torch.tensor([1.0, 1 / classes], dtype=F64)
     ema = {"optimiser": "ema", "hyper": [0.9, 0.0, 0.0, 0.001]}
@@ -826,9 +806,7 @@ def test_hintons_recipe(shared):
                     0.01 * rate, classes=classes, overlay=overlay, **options,
                 )  # fmt: skip
             else:
-                new = ref.layer_step(
-                    h, sign, weights[i], biases[i], *state[i], 0.01 * rate, x_norm=known, **options
-                )
+                new = ref.layer_step(h, sign, weights[i], biases[i], *state[i], 0.01 * rate, x_norm=known, **options)
             # the gradient of this minibatch alone
             rows, g, scale, _ = ref.layer_forward(h, old, biases[i], known, "rms", eps, "sum_sq")
             _, coef, _ = ref.local_loss(g, sign, None, float(size), 1.0)

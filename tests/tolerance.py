@@ -15,9 +15,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 Results = dict[str, Tensor | None]
 
 
-def assert_not_worse(
-    result: Tensor, eager: Tensor, exact64: Tensor, floor: float = 0.0, what: str = "result"
-) -> None:
+def assert_not_worse(result: Tensor, eager: Tensor, exact64: Tensor, floor: float = 0.0, what: str = "result") -> None:
     """The largest error of ``result`` is at most twice that of eager PyTorch, plus a floor.
 
     Both errors are taken against ``exact64``, the specification in float64 on the same (already
@@ -62,9 +60,7 @@ def nudged(value: Any, skip: Sequence[str] = ()) -> Any:
     """The arguments in float64, each moved by a random relative amount of up to one rounding."""
     if isinstance(value, Tensor):
         wide = to_double(value)
-        return (
-            wide * (1 + UNIT * (2 * torch.rand_like(wide) - 1)) if value.dtype in FLOATS else wide
-        )
+        return wide * (1 + UNIT * (2 * torch.rand_like(wide) - 1)) if value.dtype in FLOATS else wide
     if isinstance(value, dict):
         return {k: to_double(v) if k in skip else nudged(v) for k, v in value.items()}
     if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):

@@ -237,9 +237,7 @@ def encode_tensor_map(
     dtype: numpy/torch-like name, e.g. "bfloat16", "tfloat32"."""
     dt, es = _TM[str(dtype).replace("torch.", "")]
     rank = len(dims)
-    base = (
-        buffer.addr if isinstance(buffer, DeviceBuffer) else int(getattr(buffer, "value", buffer))
-    ) + offset
+    base = (buffer.addr if isinstance(buffer, DeviceBuffer) else int(getattr(buffer, "value", buffer))) + offset
     est = list(element_strides or [1] * rank)
     if not 1 <= rank <= 5 or len(box) != rank or len(strides) != rank - 1 or len(est) != rank:
         raise ValueError("tensor map: rank mismatch")
@@ -281,9 +279,7 @@ def encode_tensor_map(
 
 
 def demangle(names):
-    out = subprocess.run(
-        ["c++filt"], input="\n".join(names), capture_output=True, text=True
-    ).stdout.split("\n")
+    out = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True).stdout.split("\n")
     return [o if o else n for n, o in zip(names, out)]
 
 
@@ -341,9 +337,7 @@ class Module:
             if len(hit) == 1:
                 return hit[0]
             if len(hit) > 1:
-                raise PtxError(
-                    "kernel name %r is ambiguous: %s" % (name, [k["demangled"][:120] for k in hit])
-                )
+                raise PtxError("kernel name %r is ambiguous: %s" % (name, [k["demangled"][:120] for k in hit]))
         raise PtxError("no kernel %r; have %s" % (name, [k["demangled"][:120] for k in ks]))
 
     def info(self, name):
@@ -357,9 +351,7 @@ class Module:
         bufs, outs, seen = [], [], {}
         ps = k["params"]
         if len(args) != len(ps):
-            raise PtxError(
-                "%s takes %d arguments, got %d" % (k["demangled"][:100], len(ps), len(args))
-            )
+            raise PtxError("%s takes %d arguments, got %d" % (k["demangled"][:100], len(ps), len(args)))
         total = max([p["offset"] + p["size"] for p in ps], default=0)
         raw = bytearray(total)
         for i, (a, p) in enumerate(zip(args, ps)):
@@ -381,9 +373,7 @@ class Module:
                 v = struct.pack("<Q", a.addr)
             elif a is None:
                 v = b"\0" * 8
-            elif isinstance(
-                a, (bytes, bytearray, ctypes._SimpleCData, ctypes.Structure, ctypes.Array)
-            ):
+            elif isinstance(a, (bytes, bytearray, ctypes._SimpleCData, ctypes.Structure, ctypes.Array)):
                 v = bytes(a)
             elif isinstance(a, np.generic):
                 v = a.tobytes()
@@ -398,9 +388,7 @@ class Module:
             else:
                 raise TypeError("argument %d: %r" % (i, type(a)))
             if len(v) != p["size"]:
-                raise PtxError(
-                    "argument %d has %d bytes, parameter has %d" % (i, len(v), p["size"])
-                )
+                raise PtxError("argument %d has %d bytes, parameter has %d" % (i, len(v), p["size"]))
             raw[p["offset"] : p["offset"] + p["size"]] = v
         return bytes(raw), bufs, outs
 
@@ -432,8 +420,7 @@ class Module:
         order: warp scheduling; 0 ascending, 1 descending, >=2 pseudo-random with that seed."""
         k = self.find(name)
         t3 = lambda x: (
-            tuple([x] if isinstance(x, int) else list(x))
-            + (1,) * (3 - (1 if isinstance(x, int) else len(x)))
+            tuple([x] if isinstance(x, int) else list(x)) + (1,) * (3 - (1 if isinstance(x, int) else len(x)))
         )
         raw, bufs, outs = self._pack(k, args)
         c = _Cfg(
@@ -507,17 +494,11 @@ _TY = {
 # ---------------------------------------------------- software driver (libptxsim_cuda.so)
 def cuda_include():
     """Directory of cuda.h: $CUDA_HOME, $CUDA_PATH, where nvcc looks, or a pip package."""
-    c = [
-        os.path.join(os.environ[v], "include")
-        for v in ("CUDA_HOME", "CUDA_PATH")
-        if os.environ.get(v)
-    ]
+    c = [os.path.join(os.environ[v], "include") for v in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(v)]
     n = shutil.which("nvcc")
     if n:
         c.append(os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(n))), "include"))
-        r = subprocess.run(
-            [n, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True
-        ).stderr
+        r = subprocess.run([n, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
         c += [os.path.normpath(x) for x in re.findall(r'"?-I([^" ]+)"?', r)]
     c += [
         os.path.join(p, q)
@@ -624,17 +605,11 @@ def driver_options(**kw):
 def _span(a):
     """(first byte, bytes) touched by a numpy array or torch CPU tensor, strided views included."""
     if isinstance(a, np.ndarray):
-        lo, hi = (
-            np.lib.array_utils.byte_bounds(a)
-            if hasattr(np.lib, "array_utils")
-            else np.byte_bounds(a)
-        )
+        lo, hi = np.lib.array_utils.byte_bounds(a) if hasattr(np.lib, "array_utils") else np.byte_bounds(a)
         return lo, hi - lo
     if a.numel() == 0:
         return a.data_ptr(), 0
-    return a.data_ptr(), (
-        sum((n - 1) * s for n, s in zip(a.shape, a.stride())) + 1
-    ) * a.element_size()
+    return a.data_ptr(), (sum((n - 1) * s for n, s in zip(a.shape, a.stride())) + 1) * a.element_size()
 
 
 class registered:
@@ -644,9 +619,7 @@ class registered:
     name buffers in messages."""
 
     def __init__(self, *arrays, **named):
-        self.items = [(a, "argument %d" % i) for i, a in enumerate(arrays)] + [
-            (a, n) for n, a in named.items()
-        ]
+        self.items = [(a, "argument %d" % i) for i, a in enumerate(arrays)] + [(a, n) for n, a in named.items()]
 
     def __enter__(self):
         self.done = []

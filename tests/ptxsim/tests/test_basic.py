@@ -73,9 +73,7 @@ def test_math(m):
         np.log1p(abs(v)),
     ]
     for i, r in enumerate(ref):
-        np.testing.assert_allclose(
-            o[:, i], r, rtol=2e-6, atol=1e-6 if i in (1, 2, 3, 10) else 1e-30, err_msg=str(i)
-        )
+        np.testing.assert_allclose(o[:, i], r, rtol=2e-6, atol=1e-6 if i in (1, 2, 3, 10) else 1e-30, err_msg=str(i))
 
 
 def test_ints(m):
@@ -203,11 +201,7 @@ def test_warpops(m):
     bal = sum(int(v & 1) << i for i, v in enumerate(x))
     for i in range(32):
         assert (
-            o[i, 0] == bal
-            and o[i, 1] == (x > 90).any()
-            and o[i, 2] == 1
-            and o[i, 4] == x.sum()
-            and o[i, 5] == x.max()
+            o[i, 0] == bal and o[i, 1] == (x > 90).any() and o[i, 2] == 1 and o[i, 4] == x.sum() and o[i, 5] == x.max()
         )
         assert o[i, 3] == sum(1 << j for j in range(32) if x[j] & 7 == x[i] & 7)
         assert (
@@ -215,11 +209,7 @@ def test_warpops(m):
             and o[i, 7] == x[i // 8 * 8 + 5]
             and o[i, 8] == x[i + 2 if i % 16 < 14 else i]
         )
-        assert (
-            o[i, 9] == (bal if x[i] & 1 else 0)
-            and o[i, 10] == x[i ^ (2 if i & 1 else 4)]
-            and o[i, 11] == 1
-        )
+        assert o[i, 9] == (bal if x[i] & 1 else 0) and o[i, 10] == x[i ^ (2 if i & 1 else 4)] and o[i, 11] == 1
 
 
 def test_half_bf16(m):
@@ -244,9 +234,7 @@ def test_cvts(m):
     x = torch.cat(
         [
             torch.randn(1000) * 50,
-            torch.tensor(
-                [0.0, 1e-8, 6e-8, 65519.0, 65520.0, 3e38, -3e38, float("inf"), 0.5, 1.5, 2.5, -0.5]
-            ),
+            torch.tensor([0.0, 1e-8, 6e-8, 65519.0, 65520.0, 3e38, -3e38, float("inf"), 0.5, 1.5, 2.5, -0.5]),
         ]
     )
     n = len(x)
@@ -265,9 +253,7 @@ def test_cvts(m):
     t = (u + 0x1000) & ~np.uint64(0x1FFF)
     t[np.isinf(x.numpy())] = 0x7F800000
     assert np.array_equal(tf.astype("u8"), t)
-    assert np.array_equal(
-        iv, np.clip(np.rint(x.double().numpy()), -(2**31), 2**31 - 1).astype("i8").astype("i4")
-    )
+    assert np.array_equal(iv, np.clip(np.rint(x.double().numpy()), -(2**31), 2**31 - 1).astype("i8").astype("i4"))
     assert np.array_equal(i8, np.clip(np.rint(x.double().numpy()), -128, 127).astype("i1"))
 
 

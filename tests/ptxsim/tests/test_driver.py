@@ -32,9 +32,7 @@ CAP_UNSUPPORTED, CAP_INVALID, CAP_UNJOINED, CAP_IMPLICIT, CLUSTER = 900, 901, 90
 def nvcc(src, out, *flags):
     subprocess.check_call(
         [
-            os.path.join(os.environ["CUDA_HOME"], "bin", "nvcc")
-            if os.environ.get("CUDA_HOME")
-            else "nvcc",
+            os.path.join(os.environ["CUDA_HOME"], "bin", "nvcc") if os.environ.get("CUDA_HOME") else "nvcc",
             *flags,
             str(src),
             "-o",
@@ -72,9 +70,7 @@ class Gpu:
         os.environ["PTXSIM_DEVICE"] = device
         assert self.L.cuInit(0) == 0
         c = C.c_void_p()
-        assert (
-            self.L.cuDevicePrimaryCtxRetain(C.byref(c), 0) == 0 and self.L.cuCtxSetCurrent(c) == 0
-        )
+        assert self.L.cuDevicePrimaryCtxRetain(C.byref(c), 0) == 0 and self.L.cuCtxSetCurrent(c) == 0
 
     def ok(self, name, *a):
         r = getattr(self.L, name)(*a)
@@ -99,8 +95,7 @@ class Gpu:
         keep = list(args)
         p = (C.c_void_p * max(1, len(keep)))(*[C.addressof(a) for a in keep])
         t = lambda x: (
-            (tuple(x) if isinstance(x, tuple) else (x,))
-            + (1,) * (3 - (len(x) if isinstance(x, tuple) else 1))
+            (tuple(x) if isinstance(x, tuple) else (x,)) + (1,) * (3 - (len(x) if isinstance(x, tuple) else 1))
         )
         return self.L.cuLaunchKernel(f, *t(grid), *t(block), smem, stream, p, None)
 
@@ -254,13 +249,12 @@ def test_image_errors(files, gpu):
         and "sm_90a does not run on sm_80" in ptxsim.driver_last_error()
     )
     assert load(b"\x01\x02\x03\x04garbage\0") == 200
-    assert load(
-        b".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry f() { what is this; }\0"
-    ) in (0, BADPTX)
+    assert load(b".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry f() { what is this; }\0") in (
+        0,
+        BADPTX,
+    )
     g = Gpu("sm_100")
-    assert (
-        g.L.cuModuleLoadData(C.byref(m), (files / "k90a.ptx").read_bytes()) == BADPTX
-    )  # sm_90a only on sm_90
+    assert g.L.cuModuleLoadData(C.byref(m), (files / "k90a.ptx").read_bytes()) == BADPTX  # sm_90a only on sm_90
     assert g.L.cuModuleLoadData(C.byref(m), (files / "k80.ptx").read_bytes()) == 0
 
 
@@ -293,18 +287,13 @@ def test_shared_memory_opt_in(files, gpu):
     run = lambda b: gpu.launch(f, 1, 64, [y, C.c_int(b // 4)], smem=b)
     want = lambda b: np.float32(sum(range(0, b // 4, 97)))
     assert run(48 << 10) == 0 and gpu.down(y, 1)[0] == want(48 << 10)
-    assert (
-        run((48 << 10) + 16) == INVALID
-        and "MAX_DYNAMIC_SHARED_SIZE_BYTES (49152)" in ptxsim.driver_last_error()
-    )
+    assert run((48 << 10) + 16) == INVALID and "MAX_DYNAMIC_SHARED_SIZE_BYTES (49152)" in ptxsim.driver_last_error()
     gpu.ok("cuFuncSetAttribute", f, 8, 163 << 10)
     assert gpu.get(C.c_int, "cuFuncGetAttribute", 8, f).value == 163 << 10
     assert run(163 << 10) == 0 and gpu.down(y, 1)[0] == want(163 << 10)
     assert gpu.L.cuFuncSetAttribute(f, 8, (163 << 10) + 1) == INVALID
     assert run(164 << 10) == INVALID and "exceed the device's" in ptxsim.driver_last_error()
-    occ = lambda b, s: (
-        gpu.get(C.c_int, "cuOccupancyMaxActiveBlocksPerMultiprocessor", f, b, C.c_size_t(s)).value
-    )
+    occ = lambda b, s: gpu.get(C.c_int, "cuOccupancyMaxActiveBlocksPerMultiprocessor", f, b, C.c_size_t(s)).value
     assert (
         occ(1024, 0),
         occ(64, 0),
@@ -344,8 +333,7 @@ def test_defects_become_errors(files, gpu):
     )
     assert gpu.launch(gpu.fn(m, "misaligned"), 1, 1, [y]) == MISALIGNED
     assert (
-        gpu.launch(gpu.fn(m, "race"), 1, 64, [y]) == FAILED
-        and "without synchronisation" in ptxsim.driver_last_error()
+        gpu.launch(gpu.fn(m, "race"), 1, 64, [y]) == FAILED and "without synchronisation" in ptxsim.driver_last_error()
     )
     with ptxsim.driver_options(check_races=0):
         assert gpu.launch(gpu.fn(m, "race"), 1, 64, [y]) == 0
@@ -374,8 +362,7 @@ def test_deferred_and_sticky_errors(files, gpu):
     with ptxsim.driver_options(sticky_errors=1):
         assert gpu.launch(f, 1, 32, args) == ILLEGAL
         assert (
-            gpu.L.cuCtxSynchronize() == ILLEGAL
-            and gpu.L.cuMemAlloc_v2(C.byref(C.c_uint64()), C.c_size_t(4)) == ILLEGAL
+            gpu.L.cuCtxSynchronize() == ILLEGAL and gpu.L.cuMemAlloc_v2(C.byref(C.c_uint64()), C.c_size_t(4)) == ILLEGAL
         )
         gpu.ok("cuDevicePrimaryCtxReset_v2", 0)
         gpu.ok("cuCtxSynchronize")
@@ -404,9 +391,7 @@ def test_copies(gpu):
     a, b = gpu.up(x), gpu.alloc(400)
     S = C.c_size_t
     gpu.ok("cuMemcpyDtoD_v2", b, a, S(400))
-    gpu.ok(
-        "cuMemcpy", C.c_uint64(b.value + 40), C.c_uint64(x.ctypes.data), S(40)
-    )  # from pageable host memory
+    gpu.ok("cuMemcpy", C.c_uint64(b.value + 40), C.c_uint64(x.ctypes.data), S(40))  # from pageable host memory
     w = x.copy()
     w[10:20] = x[:10]
     assert (gpu.down(b, 100) == w).all()
@@ -459,10 +444,7 @@ def test_registered_host_memory(files, gpu):
         assert run(t.data_ptr(), 64) == 0
     assert run(t.data_ptr(), 64) == ILLEGAL
     with ptxsim.registered(x=In(t)):
-        assert (
-            run(t.data_ptr(), 64) == ILLEGAL
-            and "store to read-only buffer 'x'" in ptxsim.driver_last_error()
-        )
+        assert run(t.data_ptr(), 64) == ILLEGAL and "store to read-only buffer 'x'" in ptxsim.driver_last_error()
     with ptxsim.registered(x=Out(t)):
         assert (
             run(t.data_ptr(), 64) == ILLEGAL
@@ -482,10 +464,7 @@ def test_host_register(files, gpu):
     p = x.ctypes.data_as(C.c_void_p)
     gpu.ok("cuMemHostRegister_v2", p, C.c_size_t(256), 0)
     assert gpu.L.cuMemHostRegister_v2(p, C.c_size_t(256), 0) == 712
-    assert (
-        gpu.launch(f, 1, 64, [C.c_uint64(x.ctypes.data), C.c_float(3), C.c_int(64)]) == 0
-        and (x == 3).all()
-    )
+    assert gpu.launch(f, 1, 64, [C.c_uint64(x.ctypes.data), C.c_float(3), C.c_int(64)]) == 0 and (x == 3).all()
     gpu.ok("cuMemHostUnregister", p)
     assert gpu.L.cuMemHostUnregister(p) == 713
 
@@ -524,11 +503,7 @@ def test_module_variables_and_library(files, gpu):
     k = gpu.get(C.c_void_p, "cuLibraryGetKernel", lib, b"bump")
     assert gpu.L.cuLibraryGetKernel(C.byref(C.c_void_p()), lib, b"nope") == NOTFOUND
     f = gpu.get(C.c_void_p, "cuKernelGetFunction", k)
-    assert (
-        gpu.launch(f, 1, 1, [y]) == 0
-        and gpu.launch(k, 1, 1, [y]) == 0
-        and gpu.down(y, 1, "i4")[0] == 6
-    )
+    assert gpu.launch(f, 1, 1, [y]) == 0 and gpu.launch(k, 1, 1, [y]) == 0 and gpu.down(y, 1, "i4")[0] == 6
     gpu.ok("cuLibraryUnload", lib)
     assert gpu.launch(f, 1, 1, [y]) == BADHANDLE
 
@@ -551,24 +526,25 @@ def test_cluster_and_cooperative(files, gpu90):
         C.byref(c), f, (C.c_void_p * len(args))(*[C.addressof(a) for a in args]), None
     )
     f = g.fn(m, "ranks")
-    assert (
-        ex(f, _config(8, 32, [(4, (4, 1, 1))]), [y]) == 0
-        and g.down(y, 8, "i4").tolist() == [4, 20, 36, 52] * 2
-    )
+    assert ex(f, _config(8, 32, [(4, (4, 1, 1))]), [y]) == 0 and g.down(y, 8, "i4").tolist() == [4, 20, 36, 52] * 2
     assert ex(f, _config(6, 32, [(4, (4, 1, 1))]), [y]) == INVALID
     assert ex(f, _config(16, 32, [(4, (16, 1, 1))]), [y]) == CLUSTER
     g.ok("cuFuncSetAttribute", f, 14, 1)
-    assert (
-        ex(f, _config(16, 32, [(4, (16, 1, 1))]), [y]) == 0
-        and g.down(y, 16, "i4")[15] == 15 * 16 + 16
-    )
+    assert ex(f, _config(16, 32, [(4, (16, 1, 1))]), [y]) == 0 and g.down(y, 16, "i4")[15] == 15 * 16 + 16
     assert ex(f, _config(8, 32, [(99, (1,))]), [y]) == 801
     bar = g.alloc(4)
     g.ok("cuMemsetD32_v2", bar, 0, C.c_size_t(1))
     f = g.fn(m, "gridsync")
-    assert ex(f, _config(8, 1, [(2, (1,))]), [y, bar]) == 0 and g.down(y, 16, "i4").tolist()[
-        8:
-    ] == [1, 2, 3, 4, 5, 6, 7, 0]
+    assert ex(f, _config(8, 1, [(2, (1,))]), [y, bar]) == 0 and g.down(y, 16, "i4").tolist()[8:] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        0,
+    ]
     assert ex(f, _config(132 * 32 + 1, 1, [(2, (1,))]), [y, bar]) == COOP
     g = Gpu("sm_80")
     assert (
@@ -659,11 +635,7 @@ def test_context_rules():
     assert L.cuInit(0) == NODEV
     os.environ["PTXSIM_DEVICE"] = "sm_80"
     assert L.cuInit(0) == 0 and L.cuCtxSynchronize() == BADCTX
-    assert (
-        L.cuDevicePrimaryCtxRetain(C.byref(c), 0) == 0
-        and L.cuCtxSetCurrent(c) == 0
-        and L.cuCtxSynchronize() == 0
-    )
+    assert L.cuDevicePrimaryCtxRetain(C.byref(c), 0) == 0 and L.cuCtxSetCurrent(c) == 0 and L.cuCtxSynchronize() == 0
     assert (
         L.cuDevicePrimaryCtxRelease_v2(0) == 0
         and L.cuCtxSynchronize() == DESTROYED
@@ -673,10 +645,7 @@ def test_context_rules():
 
 
 def test_options_from_environment(files):
-    code = (
-        "import ptxsim; ptxsim.driver().cuInit(0); "
-        "print(*map(ptxsim.driver_get_option, ('order', 'check_races')))"
-    )
+    code = "import ptxsim; ptxsim.driver().cuInit(0); print(*map(ptxsim.driver_get_option, ('order', 'check_races')))"
     r = subprocess.run(
         [sys.executable, "-c", code],
         env=dict(

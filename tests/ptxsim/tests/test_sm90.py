@@ -77,9 +77,7 @@ def test_ring(m, order):
     m.launch("ring0", 1, 160, [In(x), Out(o), 7], order=order)
     assert np.array_equal(o.reshape(7, 128), x.reshape(7, 128)[:, ::-1])
     for n in ("ring1", "ring2"):
-        with pytest.raises(
-            PtxError, match=r"asynchronous copy|race|never-written|exceeds the pending"
-        ):
+        with pytest.raises(PtxError, match=r"asynchronous copy|race|never-written|exceeds the pending"):
             m.launch(n, 1, 160, [In(x), o, 7], order=order)
 
 

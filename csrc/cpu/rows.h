@@ -1,4 +1,5 @@
-// What the layer, its step and prediction share: one row of activities from its product, with or without a label.
+// What forward, learning and prediction share: the product, one row of activities from it with or without a label,
+// one row's loss, and the peer term.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -104,6 +105,28 @@ inline int64_t count_positive(int64_t rows, const float* sign) {
   int64_t n = 0;
   for (int64_t i = 0; i < rows; ++i) n += sign[i] > 0;
   return n;
+}
+
+/// Activities of row `at`: image at % images with the label of that row, if the layer has labels.
+inline Row forward_row(const Layer& layer, const RowKernels& kernels, const float* columns, const float* z, float norm,
+                       int64_t at, float* h) {
+  return layer.classes == 0 ? plain_row(layer, kernels, z, norm, h)
+                            : variant_row(layer, kernels, columns, z, norm, label_index(layer, at), h);
+}
+
+/// z = x W^T of images [begin, begin + images), without the label columns.
+inline void product(const Provider& provider, const Layer& layer, int64_t begin, int64_t images, float* z) {
+  const int64_t skip = layer.classes;
+  provider.gemm(provider, {.trans_b = true,
+                           .m = images,
+                           .n = layer.units,
+                           .k = layer.inputs - skip,
+                           .a = layer.x + begin * layer.ldx + skip,
+                           .lda = layer.ldx,
+                           .b = layer.weight + skip,
+                           .ldb = layer.inputs,
+                           .c = z,
+                           .ldc = layer.units});
 }
 
 }  // namespace ffkern::cpu

@@ -4,8 +4,8 @@
 // of its block. A step touches a row of M activities three times (epilogue, loss, gradient) and never as a whole
 // matrix from memory.
 //
-// Numerics: float32 sums run in 4 x kLanes partial sums and a fixed tree, so the error of a sum of n squares is at
-// most about (n / (4 kLanes) + 8) ulp, and the same row always gives the same bits.
+// Numerics: sums run in 4 x kLanes float32 partial sums and a fixed tree for up to kRun columns, and in float64 over
+// such runs, so the error is at most about (kRun / (4 kLanes) + 8) ulp, and the same row always gives the same bits.
 #include "row_kernels.h"
 
 #include "vec.h"
@@ -19,7 +19,9 @@ struct Sum4 {
   float total() const { return sum((part[0] + part[2]) + (part[1] + part[3])); }
 };
 
-float sum_sq(const float* x, int64_t n) {
+constexpr int64_t kRun = 4096;  // columns of a row that add up in float32; runs add up in float64
+
+float sum_sq_run(const float* x, int64_t n) {
   constexpr int64_t kStep = 4 * Vec::kLanes;
   Sum4 s;
   int64_t j = 0;
@@ -36,10 +38,16 @@ float sum_sq(const float* x, int64_t n) {
   return s.total();
 }
 
+float sum_sq(const float* x, int64_t n) {
+  double total = 0;
+  for (int64_t j = 0; j < n; j += kRun) total += sum_sq_run(x + j, n - j < kRun ? n - j : kRun);
+  return static_cast<float>(total);
+}
+
 /// Shared loop of the two epilogues: z_at(offset, lanes) yields the product of the row.
 template <bool kBias, class Z>
-inline __attribute__((always_inline)) RowSums epilogue_loop(Z z_at, const float* bias, float scale, float* h,
-                                                            int64_t n) {
+inline __attribute__((always_inline)) RowSums epilogue_run(Z z_at, const float* bias, float scale, float* h,
+                                                           int64_t n) {
   constexpr int64_t kStep = 4 * Vec::kLanes;
   const Vec r = splat(scale);
   Sum4 squares, plain;
@@ -62,6 +70,20 @@ inline __attribute__((always_inline)) RowSums epilogue_loop(Z z_at, const float*
   for (; j + Vec::kLanes <= n; j += Vec::kLanes) one(j, Whole{}, 0);
   if (j < n) one(j, n - j, 1);  // lanes past the end load as 0 and add nothing: relu(0 * r + 0) = 0
   return {squares.total(), plain.total()};
+}
+
+template <bool kBias, class Z>
+inline __attribute__((always_inline)) RowSums epilogue_loop(Z z_at, const float* bias, float scale, float* h,
+                                                            int64_t n) {
+  double squares = 0, plain = 0;
+  for (int64_t j = 0; j < n; j += kRun) {
+    auto here = [=](int64_t o, auto lanes) { return z_at(j + o, lanes); };
+    const RowSums part = epilogue_run<kBias>(here, kBias ? bias + j : nullptr, scale, h == nullptr ? nullptr : h + j,
+                                             n - j < kRun ? n - j : kRun);
+    squares += part.squares;
+    plain += part.plain;
+  }
+  return {static_cast<float>(squares), static_cast<float>(plain)};
 }
 
 RowSums epilogue(const float* z, const float* bias, float scale, float* h, int64_t n) {

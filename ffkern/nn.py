@@ -264,8 +264,8 @@ class FFLinear(nn.Linear):
         """Statistics of all steps since the last reset. The only call here that waits for the device.
 
         Returns:
-            loss (mean over steps is the caller's business: this is the sum), goodness_pos and goodness_neg (means
-            over rows), separation (share of rows on their side of the threshold), rows.
+            loss (the sum of the steps' weighted losses), goodness_pos and goodness_neg (means over rows), separation
+            (share of rows on their side of the threshold), rows.
         """
         loss, g_pos, g_neg, right_pos, right_neg, n_pos, n_neg = self._statistics.tolist()
         if reset:

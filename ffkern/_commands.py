@@ -46,6 +46,8 @@ def run(argv: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         return _complain(str(error), 2)
+    except (RuntimeError, MemoryError, OverflowError) as error:  # torch refuses sizes and seeds beyond its range
+        return _complain(str(error).split("\n")[0], 2)
     return 0
 
 
@@ -105,7 +107,7 @@ def train(
         bool, typer.Option(help="Subtract the mean image, divide by the standard deviation.")
     ] = True,
     seed: Annotated[int, typer.Option(help="Of the weights, the order and the negatives.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
     compare_eager: Annotated[
         bool,
         typer.Option(
@@ -138,7 +140,7 @@ def train(
             "--negatives uniform or all, and --schedule simultaneous",
             param_hint="--compare-eager",
         )
-    if json_path is not None and json_path != "-" and not Path(json_path).absolute().parent.is_dir():
+    if json_path not in (None, "-") and (Path(json_path).is_dir() or not Path(json_path).absolute().parent.is_dir()):
         raise typer.BadParameter(f"{json_path!r}; expected '-' or a file in a folder that exists", param_hint="--json")
     sizes, limit = _sizes(layers or ["500,500"]), _threshold(threshold)
     if threads is not None:

@@ -8,6 +8,8 @@ inside its own kernel.
 from __future__ import annotations
 
 import itertools
+import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -82,7 +84,7 @@ class FFLinear(nn.Linear):
         self.goodness = _choice("goodness", goodness, GOODNESS)
         if eps < 0:
             raise ValueError(f"eps is {eps}; expected a number >= 0")
-        if temperature <= 0:
+        if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected a number > 0")
         if peer_strength < 0:
             raise ValueError(f"peer_strength is {peer_strength}; expected a number >= 0")
@@ -91,6 +93,8 @@ class FFLinear(nn.Linear):
         if isinstance(threshold, str):
             _choice("threshold", threshold, ("width",))
             threshold = float(self.out_features)
+        if not math.isfinite(threshold):
+            raise ValueError(f"threshold is {threshold}; expected a finite number or 'width'")
         self.eps, self.threshold, self.temperature = float(eps), float(threshold), float(temperature)
         self.peer_strength, self.peer_momentum = float(peer_strength), float(peer_momentum)
         mean = torch.zeros(self.out_features, device=self.weight.device) if peer_strength else None
@@ -292,7 +296,7 @@ class FFLinear(nn.Linear):
                 "the layer is frozen (requires_grad of its weight or bias is False), so it cannot take a fused step"
             )
         slot = self._slot
-        if slot is None or not slot.fits(opt, self.weight):
+        if slot is None or not slot.fits(opt, self.weight, self.bias):
             slot = self._slot = slot_of(opt, self.weight, self.bias)
         return slot
 
@@ -306,6 +310,8 @@ class FFLinear(nn.Linear):
         asked = (images, classes, variants, torch.get_num_threads(), self.weight.device)
         if asked in self._reserved:
             return self._workspace
+        if len(self._reserved) >= 64:
+            self._reserved.clear()
         size = (images, self.in_features, self.out_features, classes, variants)
         need = max(
             torch.ops.ffkern.step_workspace(*size, self.peer_mean is not None),
@@ -380,11 +386,21 @@ class FFHead(nn.Module):
         )
         return logits
 
+    @property
+    def frozen(self) -> bool:
+        """True when ``requires_grad`` of a parameter is False: the head answers and does not learn."""
+        return not (self.weight.requires_grad and self.bias.requires_grad)
+
+    def _bind(self, opt: FusedOptimizer) -> Slot:
+        if self.frozen:
+            raise RuntimeError("the head is frozen (requires_grad is False), so it cannot take a fused step")
+        if self._slot is None or not self._slot.fits(opt, self.weight, self.bias):
+            self._slot = slot_of(opt, self.weight, self.bias)
+        return self._slot
+
     def step(self, h: Sequence[Tensor], h_norm: Sequence[Tensor], labels: Tensor, opt: FusedOptimizer) -> Tensor:
         """One update on the mean cross-entropy; returns the logits from before it."""
-        if self._slot is None or not self._slot.fits(opt, self.weight):
-            self._slot = slot_of(opt, self.weight, self.bias)
-        slot = self._slot
+        slot = self._bind(opt)
         if self._statistics.device != self.weight.device:
             self._statistics = self._statistics.to(self.weight.device)
         logits: Tensor = torch.ops.ffkern.head_step_(
@@ -447,7 +463,7 @@ class FFNet(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        if classes < 1:
+        if operator.index(classes) < 1:
             raise ValueError(f"classes is {classes}; expected at least 1")
         self.classes = classes
         self.label = _choice("label", label, ("overlay", "concat"))
@@ -457,7 +473,7 @@ class FFNet(nn.Module):
                 raise ValueError(f"{', '.join(options)}: give layer options to the ready layers themselves")
             built = [layer for layer in layers if isinstance(layer, FFLinear)]
         else:
-            sizes = [int(size) for size in layers if not isinstance(size, FFLinear)]
+            sizes = [operator.index(size) for size in layers if not isinstance(size, FFLinear)]
             if len(sizes) < 2 or len(sizes) != len(layers) or min(sizes) < 1:
                 raise ValueError(f"layers is {layers!r}; expected sizes [inputs, units, ...] or FFLinear layers")
             if label == "concat":
@@ -481,7 +497,7 @@ class FFNet(nn.Module):
 
     def _forget(self) -> None:
         self._signs: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}
-        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self._kept: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_signs": {}, "_kept": {}}
@@ -555,11 +571,26 @@ class FFNet(nn.Module):
 
     def _images(self, x: Tensor) -> Tensor:
         """[N, K] rows with room for the label in front."""
+        inputs = self._layer(0).in_features - (self.classes if self.label == "concat" else 0)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x is a {type(x).__name__}; expected a tensor [N, {inputs}]")
+        if x.dim() < 2 or math.prod(x.shape[1:]) != inputs:
+            raise ValueError(f"x has shape {list(x.shape)}; expected [N, {inputs}], or [N, ...] with as many inputs")
+        if not x.is_floating_point():
+            raise TypeError(f"x is {str(x.dtype).removeprefix('torch.')}; expected float32, bfloat16 or float16")
         x = x.flatten(1)
         return nn.functional.pad(x, (self.classes, 0)) if self.label == "concat" else x
 
+    def _check_labels(self, labels: Tensor, images: int) -> None:
+        if not isinstance(labels, Tensor):
+            raise TypeError(f"labels is a {type(labels).__name__}; expected an int64 tensor [{images}]")
+        if labels.dtype != torch.int64:
+            raise TypeError(f"labels is {str(labels.dtype).removeprefix('torch.')}; expected int64")
+        if list(labels.shape) != [images]:
+            raise ValueError(f"labels has shape {list(labels.shape)}; expected [{images}], one label for each image")
+
     def _overlay(self, x: Tensor) -> Tensor:
-        if self.label_value != "max":
+        if self.label_value != "max" or x.numel() == 0:
             return self.overlay
         on = x.max().float()
         neutral = on / self.classes if self.neutral_value is None else on.new_tensor(self.neutral_value)
@@ -569,6 +600,8 @@ class FFNet(nn.Module):
         """sign and row weights of one positive and `negatives` negative variants of each image."""
         key = (images, negatives)
         if key not in self._signs:
+            if len(self._signs) >= 16:  # batches of ever new sizes must not pile up
+                self._signs.clear()
             sign = torch.ones(images * (1 + negatives), device=device)
             sign[images:] = -1
             weight = None
@@ -585,12 +618,13 @@ class FFNet(nn.Module):
     def _activity_rows(self, index: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Reused h, goodness, scale and h_norm of one layer, for `rows` rows."""
         weight = self._layer(index).weight
-        kept = self._kept.get((index, rows))
-        if kept is None or kept[0].device != weight.device:
+        kept = self._kept.get(index)
+        if kept is None or kept[0].shape[0] < rows or kept[0].device != weight.device:
             h = torch.empty(rows, weight.shape[0], device=weight.device)
             row = [torch.empty(rows, device=weight.device) for _ in range(3)]
-            kept = self._kept[index, rows] = (h, row[0], row[1], row[2])
-        return kept
+            kept = self._kept[index] = (h, row[0], row[1], row[2])
+        h, goodness, scale, h_norm = kept
+        return h[:rows], goodness[:rows], scale[:rows], h_norm[:rows]
 
     def wrong_labels(self, labels: Tensor, negatives: str, generator: torch.Generator | None = None) -> Tensor:
         """int64 [V, N] labels that are never the true one: "uniform" draws one, "all" gives every one."""
@@ -631,7 +665,11 @@ class FFNet(nn.Module):
             raise ValueError("head_opt is given, but the network has no softmax head; build it with head_layers")
         with torch.no_grad():
             images = self._images(x)
+            self._check_labels(labels, images.shape[0])
             overlay = self._overlay(x)
+            for layer in self._all_layers():  # refuses before any layer has moved
+                if not layer.frozen:
+                    layer._bind(opt)
             if negatives == "hard" or head_opt is not None:
                 self._step_two_passes(images, labels, overlay, opt, negatives, generator, head_opt)
             else:
@@ -693,7 +731,8 @@ class FFNet(nn.Module):
         assert self.head is not None
         chosen = [self._activity_rows(i, rows) for i in self.head_layers]
         h, h_norm = [c[0][:n] for c in chosen], [c[3][:n] for c in chosen]
-        logits = self.head(h, h_norm) if head_opt is None else self.head.step(h, h_norm, labels, head_opt)
+        learns = head_opt is not None and not self.head.frozen
+        logits = self.head.step(h, h_norm, labels, head_opt) if learns and head_opt else self.head(h, h_norm)
         if negatives == "hard":
             u = torch.rand(n, generator=generator, device=labels.device)
             wrong = torch.ops.ffkern.hard_labels(logits, labels, u)[None]
@@ -762,6 +801,7 @@ class FFNet(nn.Module):
         _choice("negatives", negatives, ("uniform", "all"))
         with torch.no_grad():
             images, overlay = self._images(x), self._overlay(x)
+            self._check_labels(labels, images.shape[0])
             variants = torch.cat((labels[None], self.wrong_labels(labels, negatives, generator)))
             sign, weight = self._rows(images.shape[0], variants.shape[0] - 1, images.device)
             layer = self._layer(index)

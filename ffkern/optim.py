@@ -32,8 +32,8 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     Args:
         params: parameters or parameter groups, as for any torch optimiser. All float32.
-        lr: learning rate, a number or a 0-dim tensor.
-        hyper: beta1 (or momentum), beta2, eps, weight_decay.
+        defaults: learning rate (a number or a 0-dim tensor) and the settings of the rule under torch's names
+            (momentum, betas, eps, weight_decay); any group may have its own.
     """
 
     kind: ClassVar[str]
@@ -43,17 +43,33 @@ class FusedOptimizer(torch.optim.Optimizer):
     generation = 0
     _opt_called = True
 
-    def __init__(self, params: Iterable[Any], lr: float | Tensor, hyper: tuple[float, float, float, float]) -> None:
-        if not isinstance(lr, Tensor):
-            _check("lr", lr, 0.0)
-        super().__init__(params, {"lr": _lr_tensor(lr), "hyper": hyper})
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        super().__init__(params, {**defaults, "lr": _lr_tensor(defaults["lr"])})
+
+    @classmethod
+    def hyper(cls, group: dict[str, Any]) -> list[float]:
+        """beta1 (or momentum), beta2, eps, weight_decay of a parameter group, as the operations take them."""
+        beta1, beta2 = group["betas"] if "betas" in group else (group["momentum"], 0.0)
+        return [
+            _check("momentum" if "momentum" in group else "betas[0]", beta1, 0.0, 1.0),
+            _check("betas[1]", beta2, 0.0, 1.0),
+            _check("eps", group.get("eps", 0.0), 0.0),
+            _check("weight_decay", group["weight_decay"], 0.0),
+        ]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        self.hyper(group)  # refuses bad settings here, not at the first step
         group["lr"] = _lr_tensor(group["lr"]).clone()  # groups must not share one tensor
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for state in state_dict["state"].values():
+            slots = state.get("slots")
+            if slots is None or slots.shape[0] != self.slots:
+                raise ValueError(
+                    f"the state is not that of ffkern.optim.{type(self).__name__}; expected one that it saved itself"
+                )
         super().load_state_dict(state_dict)
         self.generation += 1
 
@@ -79,8 +95,11 @@ class FusedOptimizer(torch.optim.Optimizer):
         Raises ValueError if the optimiser was not given these parameters.
         """
         group = self._group_of("weight", weight)
-        if bias is not None:
-            self._group_of("bias", bias)
+        if bias is not None and self._group_of("bias", bias) is not group:
+            raise ValueError(
+                "the layer's weight and bias are in different parameter groups; its fused update has one set of "
+                "settings: put both into one group"
+            )
         for p in (weight, bias):
             if p is not None and "slots" not in self.state[p]:
                 self.state[p]["slots"] = torch.zeros((self.slots, *p.shape), dtype=torch.float32, device=p.device)
@@ -89,7 +108,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             state["step"] = torch.zeros((), dtype=torch.int64, device=weight.device)
         self._opt_called = True  # else torch's LR schedulers warn that no update came before them
         bias_slots = self.state[bias]["slots"] if bias is not None else state["slots"].new_empty(0)
-        return Slot(self, group, state["slots"], bias_slots, state["step"])
+        return Slot(self, group, weight, bias, state["slots"], bias_slots, state["step"])
 
 
 def slot_of(opt: Any, weight: Tensor, bias: Tensor | None) -> Slot:
@@ -109,6 +128,8 @@ class Slot:
         self,
         owner: FusedOptimizer,
         group: dict[str, Any],
+        weight: Tensor,
+        bias: Tensor | None,
         weight_state: Tensor,
         bias_state: Tensor,
         step: Tensor,
@@ -117,6 +138,7 @@ class Slot:
         self.generation = owner.generation
         self.group = group
         self.kind = owner.kind
+        self.weight, self.bias = weight, bias
         self.weight_state = weight_state
         self.bias_state = bias_state
         self.step = step
@@ -124,18 +146,26 @@ class Slot:
     @property
     def hyper(self) -> list[float]:
         """beta1 (or momentum), beta2, eps, weight_decay now."""
-        return list(self.group["hyper"])
+        return self.owner.hyper(self.group)
 
     def lr(self) -> Tensor:
         """Learning rate now. A plain number put into ``param_groups`` by hand works too."""
         value = self.group["lr"]
-        return value if isinstance(value, Tensor) else _lr_tensor(value)
+        return value if isinstance(value, Tensor) and value.dtype == torch.float64 else _lr_tensor(value)
 
-    def fits(self, owner: FusedOptimizer, weight: Tensor) -> bool:
-        return self.owner is owner and self.generation == owner.generation and self.weight_state.device == weight.device
+    def fits(self, owner: FusedOptimizer, weight: Tensor, bias: Tensor | None) -> bool:
+        """False when the layer has other parameters or another optimiser than this slot was made for."""
+        return (
+            self.owner is owner
+            and self.generation == owner.generation
+            and self.weight is weight
+            and self.bias is bias
+            and self.weight_state.device == weight.device
+        )
 
 
 def _lr_tensor(lr: float | Tensor) -> Tensor:
+    _check("lr", float(lr), 0.0)
     if isinstance(lr, Tensor):
         return lr if lr.dtype == torch.float64 and lr.dim() == 0 else lr.double().reshape(())
     return torch.tensor(float(lr), dtype=torch.float64)
@@ -153,9 +183,7 @@ class SGD(FusedOptimizer):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None:
-        beta = _check("momentum", momentum, 0.0, 1.0)
-        decay = _check("weight_decay", weight_decay, 0.0)
-        super().__init__(params, lr, (beta, 0.0, 0.0, decay))
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
 
 class EMA(FusedOptimizer):
@@ -174,9 +202,7 @@ class EMA(FusedOptimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
     ) -> None:
-        beta = _check("momentum", momentum, 0.0, 1.0)
-        decay = _check("weight_decay", weight_decay, 0.0)
-        super().__init__(params, lr, (beta, 0.0, 0.0, decay))
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
 
 class Adam(FusedOptimizer):
@@ -192,13 +218,7 @@ class Adam(FusedOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        hyper = (
-            _check("betas[0]", betas[0], 0.0, 1.0),
-            _check("betas[1]", betas[1], 0.0, 1.0),
-            _check("eps", eps, 0.0),
-            _check("weight_decay", weight_decay, 0.0),
-        )
-        super().__init__(params, lr, hyper)
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
 
 class AdamW(Adam):

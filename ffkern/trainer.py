@@ -249,6 +249,9 @@ class Trainer:
         first = _layer(self.net, 0)
         inputs = first.in_features - (self.net.classes if self.net.label == "concat" else 0)
         a, b = names
+        for name, given in ((a, x), (b, y)):
+            if not isinstance(given, Tensor):
+                raise TypeError(f"{name} is a {type(given).__name__}; expected a tensor")
         if x.dim() < 2 or x.shape[0] == 0 or x[0].numel() != inputs:
             raise ValueError(f"{a} has shape {list(x.shape)}; expected [N, {inputs}] with at least one image")
         if x.dtype not in TRAINED_DTYPES:

@@ -507,13 +507,13 @@ def test_network_refuses_bad_labels():
     opt = optim.SGD(net.parameters(), 0.1)
     x = torch.rand(4, 8)
     before = [p.detach().clone() for p in net.parameters()]
-    for labels, message in [
-        (torch.tensor([0, 1, 2, 3]), "labels holds 3; expected 0 to 2"),
-        (torch.tensor([0, 1, 2, -1]), "labels holds -1; expected 0 to 2"),
-        (torch.tensor([0, 1, 2]), r"labels has shape \[1?2?, ?3\]; expected \[variants, 4\]"),
-        (torch.tensor([0.0, 1, 2, 1]), "labels is float32; expected int64"),
+    for labels, error, message in [
+        (torch.tensor([0, 1, 2, 3]), RuntimeError, "labels holds 3; expected 0 to 2"),
+        (torch.tensor([0, 1, 2, -1]), RuntimeError, "labels holds -1; expected 0 to 2"),
+        (torch.tensor([0, 1, 2]), ValueError, r"labels has shape \[3\]; expected \[4\], one label for each image"),
+        (torch.tensor([0.0, 1, 2, 1]), TypeError, "labels is float32; expected int64"),
     ]:
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.raises(error, match=message):
             net.step(x, labels, opt)
     with pytest.raises(ValueError, match=r"negatives is 'random'; expected one of 'uniform', 'hard', 'all'"):
         net.step(x, torch.tensor([0, 1, 2, 1]), opt, negatives="random")

@@ -197,7 +197,7 @@ def reference_settings(layer: FFLinear, opt: Any) -> dict[str, Any]:
         "peer_strength": layer.peer_strength,
         "peer_momentum": layer.peer_momentum,
         "optimiser": opt.kind,
-        "hyper": list(group["hyper"]),
+        "hyper": opt.hyper(group),
     }
 
 
@@ -411,7 +411,7 @@ def test_hyper_parameters_changed_by_hand_take_effect():
     layer.step(x, sign, opt)
     twin = copy.deepcopy(layer)
     decayed = optim.SGD(twin.parameters(), 0.1, weight_decay=0.5)
-    opt.param_groups[0]["hyper"] = (0.0, 0.0, 0.0, 0.5)
+    opt.param_groups[0]["weight_decay"] = 0.5
     layer.step(x, sign, opt)
     twin.step(x, sign, decayed)
     assert same(parameters(layer), parameters(twin))
@@ -635,7 +635,7 @@ def test_two_pass_step(negatives, head_layers, learn_head):
         if learn_head:
             result = ref.head_step(
                 hs, norms, labels, *head_state, head_opt.param_groups[0]["lr"], norm=net.head.norm,
-                eps=net.head.eps, optimiser="ema", hyper=head_opt.param_groups[0]["hyper"],
+                eps=net.head.eps, optimiser="ema", hyper=head_opt.hyper(head_opt.param_groups[0]),
             )  # fmt: skip
             head_state = list(result[1:6])
             losses += result[6]
@@ -890,3 +890,86 @@ def test_frozen_layers_pass_activities_on(index, negatives):
     if negatives != "hard":
         with pytest.raises(RuntimeError, match="every layer is frozen"):
             frozen.step(x, labels, one, negatives=negatives)
+
+
+def test_settings_of_a_parameter_group_count():
+    """weight_decay, betas and momentum of a group are used; the default of the others stays."""
+    torch.manual_seed(5)
+    one, two = FFLinear(20, 12), FFLinear(20, 12)
+    two.load_state_dict(one.state_dict())
+    x, sign = batch()
+    grouped = optim.Adam([{"params": one.parameters(), "weight_decay": 0.5, "betas": (0.5, 0.9)}], 0.1)
+    plain = optim.Adam(two.parameters(), 0.1, betas=(0.5, 0.9), weight_decay=0.5)
+    for _ in range(3):
+        one.step(x, sign, grouped)
+        two.step(x, sign, plain)
+    assert same(parameters(one), parameters(two))
+    with pytest.raises(ValueError, match="weight_decay is -1"):
+        optim.SGD([{"params": one.parameters(), "weight_decay": -1}], 0.1)
+    with pytest.raises(ValueError, match="weight and bias are in different parameter groups"):
+        one.step(x, sign, optim.SGD([{"params": [one.weight]}, {"params": [one.bias], "lr": 0.0}], 0.1))
+
+
+def test_a_replaced_parameter_is_noticed():
+    layer = FFLinear(20, 12)
+    opt = optim.Adam(layer.parameters(), 0.1)
+    layer.step(*batch(), opt)
+    layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
+    with pytest.raises(ValueError, match="does not hold this layer's weight"):
+        layer.step(*batch(), opt)
+
+
+def test_a_refused_network_step_moves_no_layer():
+    net = FFNet([20, 12, 8], classes=3)
+    opt = optim.Adam(net.layers[0].parameters(), 0.1)
+    before = parameters(net)
+    with pytest.raises(ValueError, match="does not hold this layer's weight"):
+        net.step(torch.rand(6, 20), torch.randint(0, 3, (6,)), opt)
+    assert same(before, parameters(net))
+
+
+def test_a_frozen_head_stays():
+    net = FFNet([20, 12, 8], classes=3, head_layers="all")
+    net.head.requires_grad_(False)
+    before = parameters(net.head)
+    opt = optim.Adam([p for layer in net.layers for p in layer.parameters()], 0.1)
+    head_opt = optim.Adam(net.head.parameters(), 0.1)
+    net.step(torch.rand(6, 20), torch.randint(0, 3, (6,)), opt, head_opt=head_opt)
+    assert same(before, parameters(net.head))
+    with pytest.raises(RuntimeError, match="the head is frozen"):
+        net.step_head(torch.rand(6, 20), torch.randint(0, 3, (6,)), head_opt)
+
+
+def test_changing_batch_sizes_do_not_pile_up():
+    """One buffer a layer, as large as the largest batch so far."""
+    net = FFNet([20, 12, 8], classes=3)
+    opt = optim.Adam(net.parameters(), 0.1)
+    for images in (7, 3, 9, 1, 8):
+        net.step(torch.rand(images, 20), torch.randint(0, 3, (images,)), opt)
+    assert {index: kept[0].shape[0] for index, kept in net._kept.items()} == {0: 18, 1: 18}
+
+
+@pytest.mark.parametrize(
+    ("x", "labels", "error", "message"),
+    [
+        (torch.rand(4, 20).numpy(), torch.zeros(4, dtype=torch.int64), TypeError, "x is a ndarray; expected a tensor"),
+        (torch.rand(20), torch.zeros(1, dtype=torch.int64), ValueError, r"x has shape \[20\]; expected \[N, 20\]"),
+        (
+            torch.rand(4, 19),
+            torch.zeros(4, dtype=torch.int64),
+            ValueError,
+            r"x has shape \[4, 19\]; expected \[N, 20\]",
+        ),
+        (torch.ones(4, 20, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), TypeError, "x is uint8; expected"),
+        (torch.ones(4, 20).bool(), torch.zeros(4, dtype=torch.int64), TypeError, "x is bool; expected float32"),
+        (torch.rand(4, 20), torch.zeros(4, dtype=torch.int32), TypeError, "labels is int32; expected int64"),
+        (torch.rand(4, 20), torch.zeros(4, 3, dtype=torch.int64), ValueError, r"labels has shape \[4, 3\]; expected"),
+        (torch.rand(4, 20), [0, 1, 2, 0], TypeError, "labels is a list; expected an int64 tensor"),
+    ],
+)
+def test_what_a_network_refuses(x, labels, error, message):
+    net = FFNet([20, 12], classes=3)
+    before = parameters(net)
+    with pytest.raises(error, match=message):
+        net.step(x, labels, optim.Adam(net.parameters(), 0.1))
+    assert same(before, parameters(net))

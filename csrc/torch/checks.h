@@ -53,6 +53,12 @@ inline const char* dtype_text(ScalarType type) {
       return "int32";
     case ScalarType::Bool:
       return "bool";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
     default:
       return "another dtype";
   }

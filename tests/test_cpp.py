@@ -55,10 +55,10 @@ def test_core_with_sanitizers() -> None:
 
 def test_vector_code_stays_in_its_own_symbols(core: Path) -> None:
     """The linker keeps one copy of an inline function: it could be the AVX-512 one."""
-    objects = sorted((core / "CMakeFiles").glob("ffkern_rows_*.dir/**/*.cpp.o"))
+    objects = sorted((core / "CMakeFiles").glob("ffkern_isa_*.dir/**/*.cpp.o"))
     assert objects
     for path in objects:
-        isa = re.search(r"ffkern_rows_(\w+)\.dir", str(path)).group(1)  # type: ignore[union-attr]
+        isa = re.search(r"ffkern_isa_(\w+)\.dir", str(path)).group(1)  # type: ignore[union-attr]
         symbols = [line.split(maxsplit=2) for line in run("nm", "-C", path).splitlines()]
         shared = [s[2] for s in symbols if len(s) == 3 and s[1] in "WVTDBRu" and f"::{isa}::" not in s[2]]
         assert not shared, f"{path.name} for {isa} defines {shared}"

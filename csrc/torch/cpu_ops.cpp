@@ -113,6 +113,14 @@ struct Matrix {
     pitch = rows <= 1 || !in_place ? (cols > 0 ? cols : 1) : hold.stride(0);
     data = hold.const_data_ptr<float>();
   }
+
+  /// For kernels that take the matrix as one block without a pitch.
+  void make_dense() {
+    if (pitch == cols) return;
+    hold = torch::stable::contiguous(hold);
+    data = hold.const_data_ptr<float>();
+    pitch = cols;
+  }
 };
 
 /// A readable float32 vector of known length, or null.
@@ -211,10 +219,7 @@ struct LayerInputs {
       refuse(op, "x has shape ", shape_text(x_), "; expected [*, ", weight.cols, "] to match weight ",
              shape_text(weight_));
     }
-    if (weight.pitch != weight.cols) {  // the kernels read W as one block
-      weight.hold = torch::stable::contiguous(weight.hold);
-      weight.data = weight.hold.const_data_ptr<float>();
-    }
+    weight.make_dense();
     bias = Vector(op, "bias", bias_, weight.rows);
     x_norm = Vector(op, "x_norm", x_norm_, x.rows);
     layer.x = x.data;
@@ -336,10 +341,7 @@ struct KeptActivities {
         peer(op, "peer", peer_, layer.units) {
     check_shape(op, "h", h_, {layer.rows(), layer.units});
     if (peer_.has_value() && !sign_.has_value()) refuse(op, "peer is given but sign is not; expected both");
-    if (h.pitch != h.cols) {
-      h.hold = torch::stable::contiguous(h.hold);
-      h.data = h.hold.const_data_ptr<float>();
-    }
+    h.make_dense();
     kept.h = const_cast<float*>(h.data);  // read only
     kept.scale = const_cast<float*>(scale.data);
   }
@@ -397,12 +399,8 @@ struct VariantInputs {
     if (labels_.dim() != 2 || labels_.size(1) != base.rows || labels_.size(0) < 1) {
       refuse(op, "labels has shape ", shape_text(labels_), "; expected [variants, ", base.rows, "]");
     }
-    for (Matrix* m : {&base, &weight}) {
-      if (m->pitch != m->cols) {
-        m->hold = torch::stable::contiguous(m->hold);
-        m->data = m->hold.const_data_ptr<float>();
-      }
-    }
+    base.make_dense();
+    weight.make_dense();
     layer.x_norm = rest_norm.data;
     layer.weight = weight.data;
     layer.bias = bias.data;
@@ -465,13 +463,13 @@ PeerParams peer_params(const char* op, double strength, double momentum) {
 
 Tensor peer_update_(const Tensor& h, const Tensor& sign, const Tensor& mean, double strength, double momentum) {
   const char* op = "peer_update_";
-  const Matrix activities(op, "h", h);
-  Tensor dense = activities.pitch == activities.cols ? activities.hold : torch::stable::contiguous(activities.hold);
+  Matrix activities(op, "h", h);
+  activities.make_dense();
   const Vector s(op, "sign", sign, activities.rows);
   float* m = writable(op, "mean", mean, {activities.cols});
   Tensor p = empty_float(h, {activities.cols}), hold;
   const cpu::Provider provider = torch_provider();
-  cpu::peer_update(provider, activities.rows, activities.cols, dense.const_data_ptr<float>(), s.data,
+  cpu::peer_update(provider, activities.rows, activities.cols, activities.data, s.data,
                    peer_params(op, strength, momentum), m, p.mutable_data_ptr<float>(),
                    scratch_of(hold, h, provider.threads * activities.cols));
   return p;
@@ -691,14 +689,13 @@ Tensor wrong_labels(const Tensor& labels, int64_t classes, const Tensor& u) {
 
 Tensor hard_labels(const Tensor& logits, const Tensor& labels, const Tensor& u) {
   const char* op = "hard_labels";
-  const Matrix in(op, "logits", logits);
+  Matrix in(op, "logits", logits);
   check_wrong_exists(op, in.cols);
-  const Tensor dense = torch::stable::contiguous(in.hold);
+  in.make_dense();
   const Labels y = row_labels(op, labels, in.rows, in.cols, 0);
   const Vector draws(op, "u", u, in.rows);
   Tensor out = torch::stable::new_empty(labels, {in.rows}, ScalarType::Long);
-  cpu::hard_labels(in.rows, in.cols, dense.const_data_ptr<float>(), y.data, draws.data,
-                   out.mutable_data_ptr<int64_t>());
+  cpu::hard_labels(in.rows, in.cols, in.data, y.data, draws.data, out.mutable_data_ptr<int64_t>());
   return out;
 }
 
@@ -740,10 +737,7 @@ struct HeadInputs {
       refuse(op, "weight has shape ", shape_text(weight_), "; expected [classes, ", width,
              "], the units of all layers");
     }
-    if (weight.pitch != weight.cols) {
-      weight.hold = torch::stable::contiguous(weight.hold);
-      weight.data = weight.hold.const_data_ptr<float>();
-    }
+    weight.make_dense();
     head = {inputs.data(),
             static_cast<int64_t>(inputs.size()),
             activities[0].rows,

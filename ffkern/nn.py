@@ -324,8 +324,7 @@ class FFLinear(nn.Linear):
         return self._workspace
 
     def _count(self, stats: Tensor) -> None:
-        self._on_device()
-        self._statistics.add_(stats)
+        self._on_device().add_(stats)
 
     def _on_device(self) -> Tensor:
         if self._statistics.device != self.weight.device:
@@ -731,8 +730,10 @@ class FFNet(nn.Module):
         assert self.head is not None
         chosen = [self._activity_rows(i, rows) for i in self.head_layers]
         h, h_norm = [c[0][:n] for c in chosen], [c[3][:n] for c in chosen]
-        learns = head_opt is not None and not self.head.frozen
-        logits = self.head.step(h, h_norm, labels, head_opt) if learns and head_opt else self.head(h, h_norm)
+        if head_opt is None or self.head.frozen:
+            logits = self.head(h, h_norm)
+        else:
+            logits = self.head.step(h, h_norm, labels, head_opt)
         if negatives == "hard":
             u = torch.rand(n, generator=generator, device=labels.device)
             wrong = torch.ops.ffkern.hard_labels(logits, labels, u)[None]
@@ -816,10 +817,13 @@ class FFNet(nn.Module):
         if self.head is None:
             raise RuntimeError("this network has no softmax head; build it with head_layers")
         with torch.no_grad():
-            neutral = torch.full((1, x.shape[0]), -1, dtype=torch.int64, device=x.device)
-            kept = self._activities(self._images(x), neutral, self._overlay(x))
-            chosen = [kept[i] for i in self.head_layers]
-            self.head.step([h for h, _ in chosen], [h_norm for _, h_norm in chosen], labels, head_opt)
+            self.head.step(*self._head_inputs(x), labels, head_opt)
+
+    def _head_inputs(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """h and h_norm of the head's layers under the neutral label."""
+        neutral = torch.full((1, x.shape[0]), -1, dtype=torch.int64, device=x.device)
+        kept = self._activities(self._images(x), neutral, self._overlay(x))
+        return [kept[i][0] for i in self.head_layers], [kept[i][1] for i in self.head_layers]
 
     # ------------------------------------------------------------ using
 
@@ -885,10 +889,7 @@ class FFNet(nn.Module):
         """Logits of the softmax head from one pass with the neutral label: float32 [N, C]."""
         if self.head is None:
             raise RuntimeError("this network has no softmax head; build it with head_layers")
-        neutral = torch.full((1, x.shape[0]), -1, dtype=torch.int64, device=x.device)
-        kept = self._activities(self._images(x), neutral, self._overlay(x))
-        chosen = [kept[i] for i in self.head_layers]
-        result: Tensor = self.head([c[0] for c in chosen], [c[1] for c in chosen])
+        result: Tensor = self.head(*self._head_inputs(x))
         return result
 
     def predict_softmax(self, x: Tensor) -> Tensor:

@@ -182,7 +182,6 @@ def test_json_round_trip(tmp_path):
 
 
 def test_png(tmp_path):
-    pytest.importorskip("matplotlib")
     report.write_png(tmp_path / "r.png", [GOOD, BAD], ORIGIN)
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
     report.write_png(tmp_path / "r.png", [], ORIGIN)

@@ -196,7 +196,7 @@ def test_bench_passes_its_arguments_on(capsys, monkeypatch, tmp_path):
     (tmp_path / "bench" / "run.py").write_text("def main(argv):\n    print(argv)\n    return 3\n")
     for name in [n for n in sys.modules if n == "bench" or n.startswith("bench.")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr("ffkern._commands.__file__", str(tmp_path / "ffkern" / "_commands.py"))
+    monkeypatch.setattr("ffkern.cli.info.__file__", str(tmp_path / "ffkern" / "cli" / "info.py"))
     path = list(sys.path)
     code, out, _ = run(capsys, "bench", "--case", "x", "--help")
     for name in ("bench", "bench.run"):
@@ -206,7 +206,7 @@ def test_bench_passes_its_arguments_on(capsys, monkeypatch, tmp_path):
 
 
 def test_bench_needs_a_source_checkout(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("ffkern._commands.__file__", str(tmp_path / "ffkern" / "_commands.py"))
+    monkeypatch.setattr("ffkern.cli.info.__file__", str(tmp_path / "ffkern" / "cli" / "info.py"))
     code, _, err = run(capsys, "bench")
     assert code == 2
     assert "clone the source repository and run `make bench` in it" in err
@@ -214,8 +214,8 @@ def test_bench_needs_a_source_checkout(capsys, monkeypatch, tmp_path):
 
 def test_missing_typer_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "typer", None)
-    monkeypatch.delitem(sys.modules, "ffkern._commands", raising=False)
-    monkeypatch.delattr(ffkern, "_commands", raising=False)
+    for name in [n for n in sys.modules if n.startswith("ffkern.cli.")]:
+        monkeypatch.delitem(sys.modules, name)
     code, _, err = run(capsys, "info")
     assert code == 2
     assert err == "ffkern's command line needs typer and rich: run `pip install ffkern[cli]`"

@@ -1,4 +1,4 @@
-"""Entry point of the command line; :mod:`ffkern._commands`, which needs typer and rich, follows."""
+"""Entry point of the command line; the commands, which need typer and rich, are imported inside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``ffkern ARGV``. Exit code: 0 done, 1 a check failed, 2 not understood or impossible."""
     try:
-        from . import _commands
+        from ._run import run
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
@@ -23,4 +23,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:  # the compiled library; the text says what to do
         print(f"ffkern: {error}", file=sys.stderr)
         return 2
-    return _commands.run(sys.argv[1:] if argv is None else list(argv))
+    return run(sys.argv[1:] if argv is None else list(argv))

@@ -1,10 +1,8 @@
-"""The commands: train, info, bench. Results go to standard output, the rest to standard error."""
+"""``ffkern train``."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,64 +15,17 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from . import _info, data, optim
-from ._eager import Agreement, EagerNet, compare_losses
-from ._version import __version__
-from .nn import FFNet
-from .trainer import History, Trainer
-
-__all__ = ["app", "run"]
+from .. import data, optim
+from .._eager import Agreement, EagerNet, compare_losses
+from ..nn import FFNet
+from ..trainer import History, Trainer
+from ._say import complain
 
 REQUIRED_ACCURACY = 95.0  # per cent, of a run with --compare-eager
 COMPARED_STEPS = 50
 HEAD_LR = 0.01
 
-app = typer.Typer(
-    name="ffkern",
-    help="Fused Forward-Forward learning: train, look at the installation, measure.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 
-
-def run(argv: list[str]) -> int:
-    """Exit code of the command. A user's mistake gives one message and 2, never a traceback."""
-    try:
-        app(argv, prog_name="ffkern")
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        return _complain(str(error), 2)
-    except (RuntimeError, MemoryError, OverflowError) as error:  # torch refuses sizes and seeds beyond its range
-        return _complain(str(error).split("\n")[0], 2)
-    return 0
-
-
-def _complain(text: str, code: int) -> int:
-    print(f"ffkern: {text}", file=sys.stderr)
-    return code
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _common(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
-    ] = False,
-) -> None:
-    pass
-
-
-# ------------------------------------------------------------ train
-
-
-@app.command()
 def train(
     dataset: Annotated[Literal["digits"], typer.Option(help="What to learn.")] = "digits",
     layers: Annotated[
@@ -244,9 +195,9 @@ def train(
         _show(result, history, agreement, quiet)
     code = 0
     if require_accuracy is not None and not accuracy >= require_accuracy:
-        code = _complain(f"test accuracy is {accuracy:.2f} %; expected at least {require_accuracy:g} %", 1)
+        code = complain(f"test accuracy is {accuracy:.2f} %; expected at least {require_accuracy:g} %", 1)
     if agreement is not None and not agreement.holds:
-        code = _complain(f"the losses of the first {COMPARED_STEPS} steps leave the bound", 1)
+        code = complain(f"the losses of the first {COMPARED_STEPS} steps leave the bound", 1)
     raise typer.Exit(code)
 
 
@@ -356,52 +307,3 @@ def _table(history: History) -> Table:
             str(epoch),
         )
     return table
-
-
-# ------------------------------------------------------------ info and bench
-
-
-@app.command()
-def info(
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
-) -> None:
-    """Versions, build, and the paths that run on this machine."""
-    facts = _info.info()
-    if as_json:
-        print(json.dumps(facts, indent=2))
-        return
-    build, cpu, cuda = facts["build"], facts["cpu"], facts["cuda"]
-    compiler = build.get("compiler", "unknown compiler")
-    images = ", ".join(map(str, cuda["images"])) or "none (built without CUDA)"
-    lines = {
-        "ffkern": facts["version"],
-        "torch": f"{facts['torch']} (built against {build.get('torch', 'unknown')}, {compiler})",
-        "CPU": (f"{cpu['isa']} in use of {', '.join(cpu['isa_available'])}; {cpu['threads']} threads"),
-        "products": "torch's BLAS" if cpu["gemm"] == "blas" else "ffkern's own GEMM",
-        "CUDA kernels": images,
-        "CUDA driver": cuda["driver"] or "not found",
-        "GPU": "usable by torch" if cuda["device_usable"] else "none usable by torch",
-    }
-    for name, value in lines.items():
-        print(f"{name:14}{value}")
-    print(facts["storage"] + ".")
-
-
-@app.command(
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def bench(context: typer.Context) -> None:
-    """Benchmarks, with their own options: ffkern bench --help. They need a source checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / "bench" / "run.py").is_file():
-        raise ModuleNotFoundError(
-            "the benchmarks are not part of the installed package: clone the source repository and "
-            "run `make bench` in it"
-        )
-    sys.path.insert(0, str(root))
-    try:
-        code = int(importlib.import_module("bench.run").main(context.args))
-    finally:
-        sys.path.remove(str(root))
-    raise typer.Exit(code)

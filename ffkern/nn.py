@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -324,9 +325,10 @@ class FFLinear(nn.Linear):
         return self._workspace
 
     def _count(self, stats: Tensor) -> None:
-        self._on_device().add_(stats)
+        self.statistics().add_(stats)
 
-    def _on_device(self) -> Tensor:
+    def statistics(self) -> Tensor:
+        """What the steps count, float64 [7] on the layer's device, in the order of ``ffkern::local_loss``."""
         if self._statistics.device != self.weight.device:
             self._statistics = self._statistics.to(self.weight.device)
         return self._statistics
@@ -342,7 +344,7 @@ class FFLinear(nn.Linear):
         keep: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor | None, ...]:
         h, h_norm = keep if keep is not None else (None, None)
-        return sign, row_weight, self.peer_mean, workspace, self._on_device(), h, h_norm
+        return sign, row_weight, self.peer_mean, workspace, self.statistics(), h, h_norm
 
     def _settings(self, slot: Slot) -> tuple[Any, ...]:
         return (
@@ -400,8 +402,6 @@ class FFHead(nn.Module):
     def step(self, h: Sequence[Tensor], h_norm: Sequence[Tensor], labels: Tensor, opt: FusedOptimizer) -> Tensor:
         """One update on the mean cross-entropy; returns the logits from before it."""
         slot = self._bind(opt)
-        if self._statistics.device != self.weight.device:
-            self._statistics = self._statistics.to(self.weight.device)
         logits: Tensor = torch.ops.ffkern.head_step_(
             list(h),
             list(h_norm),
@@ -412,13 +412,19 @@ class FFHead(nn.Module):
             slot.bias_state,
             slot.step,
             slot.lr(),
-            self._statistics,
+            self.statistics(),
             self.norm,
             self.eps,
             slot.kind,
             slot.hyper,
         )
         return logits
+
+    def statistics(self) -> Tensor:
+        """What the steps count, float64 [3] on the head's device: cross-entropies, right answers, rows."""
+        if self._statistics.device != self.weight.device:
+            self._statistics = self._statistics.to(self.weight.device)
+        return self._statistics
 
     def metrics(self, reset: bool = True) -> dict[str, float]:
         """Mean cross-entropy and accuracy since the last reset."""
@@ -801,16 +807,32 @@ class FFNet(nn.Module):
         """
         _choice("negatives", negatives, ("uniform", "all"))
         with torch.no_grad():
+            self._check_labels(labels, x.shape[0])
+            wrong = self.wrong_labels(labels, negatives, generator)
+            self.lesson(index, x, torch.cat((labels[None], wrong)))(opt)
+
+    def lesson(self, index: int, x: Tensor, variants: Tensor) -> Callable[[FusedOptimizer], None]:
+        """What layer ``index`` learns from on one mini-batch, kept for many updates on the same rows.
+
+        The activities of the layers below are computed once, here.
+
+        Args:
+            x: [N, ...] images. variants: int64 [1 + V, N] labels: the true ones, then V rows of wrong ones.
+
+        Returns:
+            A function of an optimiser of :mod:`ffkern.optim`; every call is one update of the layer.
+        """
+        with torch.no_grad():
             images, overlay = self._images(x), self._overlay(x)
-            self._check_labels(labels, images.shape[0])
-            variants = torch.cat((labels[None], self.wrong_labels(labels, negatives, generator)))
             sign, weight = self._rows(images.shape[0], variants.shape[0] - 1, images.device)
             layer = self._layer(index)
             if index == 0:
-                layer.step_shared(images, variants, sign, opt, classes=self.classes, overlay=overlay, row_weight=weight)
-            else:
-                h, h_norm = self._activities(images, variants, overlay)[index - 1]
-                layer.step(h, sign, opt, row_weight=weight, x_norm=h_norm)
+                return partial(
+                    layer.step_shared, images, variants, sign,
+                    classes=self.classes, overlay=overlay, row_weight=weight,
+                )  # fmt: skip
+            h, h_norm = self._activities(images, variants, overlay)[index - 1]
+            return partial(layer.step, h, sign, row_weight=weight, x_norm=h_norm)
 
     def step_head(self, x: Tensor, labels: Tensor, head_opt: FusedOptimizer) -> None:
         """Only the softmax head learns, from the neutral label; the layers stay as they are."""
@@ -829,17 +851,20 @@ class FFNet(nn.Module):
 
     def _activities(self, images: Tensor, variants: Tensor, overlay: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(h, h_norm) of every layer for these label variants."""
+        return [(h, h_norm) for h, _, _, h_norm in self._pass(images, variants, overlay)]
+
+    def _pass(self, images: Tensor, variants: Tensor, overlay: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """h, goodness, row scale and h_norm of layer after layer for these label variants, V N rows each."""
         first = self._layer(0)
         base, rest_norm = torch.ops.ffkern.shared_base(images, first.weight, self.classes)
-        h, _, _, h_norm = torch.ops.ffkern.shared_variants(
+        rows = torch.ops.ffkern.shared_variants(
             base, rest_norm, first.weight, first.bias, variants, overlay, self.classes, first.norm, first.eps,
             first.goodness,
         )  # fmt: skip
-        result = [(h, h_norm)]
+        yield rows
         for i in range(1, len(self.layers)):
-            h, _, _, h_norm = self._layer(i).activities(h, h_norm)
-            result.append((h, h_norm))
-        return result
+            rows = self._layer(i).activities(rows[0], rows[3])
+            yield rows
 
     @torch.no_grad()
     def features(self, x: Tensor, labels: Tensor | None = None) -> list[Tensor]:
@@ -858,8 +883,20 @@ class FFNet(nn.Module):
         return result
 
     @torch.no_grad()
-    def goodness(self, x: Tensor) -> Tensor:
-        """Goodness of every layer, image and label: float32 [L, N, C]."""
+    def goodness(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Goodness of every layer and image.
+
+        Args:
+            x: [N, ...] images.
+            labels: int64 [N], one label an image, -1 being the neutral one: how well the images fit them. Without it
+                every label is tried.
+
+        Returns:
+            float32 [L, N, C], or [L, N] for given labels.
+        """
+        if labels is not None:
+            self._check_labels(labels, x.shape[0])
+            return torch.stack([rows[1] for rows in self._pass(self._images(x), labels[None], self._overlay(x))])
         first = self._layer(0)
         result: Tensor = torch.ops.ffkern.predict_goodness(
             self._images(x),

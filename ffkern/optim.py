@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["EMA", "SGD", "Adam", "AdamW", "FusedOptimizer"]
+__all__ = ["EMA", "SGD", "Adam", "AdamW", "FusedOptimizer", "linear_decay"]
 
 
 def _check(name: str, value: float, low: float, high: float | None = None) -> float:
@@ -235,3 +236,19 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
+
+
+def linear_decay(opt: torch.optim.Optimizer, epochs: int) -> LambdaLR:
+    """Hinton's schedule: the rate stays for the first half of the epochs, then falls linearly to 1 / epochs of it.
+
+    Step it after every epoch. After `epochs` of them it begins anew, as every stage of greedy training does.
+
+    Source: the program that accompanies arXiv 2212.13345; its gain in epoch e of n, from 1, is 1 for e <= n / 2, then
+    (1 + 2 (n - e)) / n.
+    """
+
+    def gain(done: int) -> float:
+        epoch = 1 + done % max(epochs, 1)
+        return 1.0 if epoch <= epochs / 2 else (1 + 2 * (epochs - epoch)) / max(epochs, 1)
+
+    return LambdaLR(opt, gain)

@@ -1,14 +1,16 @@
-"""A minimal training loop: batches -> ``FFNet.step`` or ``step_layer`` -> an epoch's statistics.
+"""The training loop: batches -> ``FFNet.step`` or a layer's lesson -> statistics, one update at a time.
 
-Nothing inside a step waits for the device: what is counted stays there until the epoch ends. All
-randomness comes from one generator that the trainer owns.
+Nothing inside an update waits for the device: what is counted stays there until a record is made. All randomness comes
+from one generator that the trainer owns, so a run is a function of its data, its seed and its thread count; between
+any two updates it can be saved whole and taken up again with the same bits.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,16 +18,16 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from .data import batches
 from .nn import FFHead, FFLinear, FFNet
 from .optim import FusedOptimizer
 
-__all__ = ["EpochRecord", "HeadRecord", "History", "LayerRecord", "Trainer"]
+__all__ = ["Callback", "EpochRecord", "HeadRecord", "History", "LayerRecord", "Trainer", "evaluate"]
 
-SCHEDULES = ("simultaneous", "greedy")
+SCHEDULES = ("simultaneous", "greedy", "greedy-batch")
 NEGATIVES = ("uniform", "hard", "all")
 TRAINED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 EVALUATED_ROWS = 2048  # images a call: bounds the memory of an evaluation
+RECORDED_UPDATES = 100  # of one layer on one mini-batch: a record of the schedule "greedy-batch"
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,21 @@ class HeadRecord:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One pass over the data."""
+    """One pass over the data; with the schedule "greedy-batch" up to 100 updates of one layer on one mini-batch."""
 
-    epoch: int  # counts from 1; in greedy training it begins anew with every stage
+    epoch: int  # counts from 1 within its stage
     stage: str  # what learnt: "all", "layer 0", "layer 1", ..., "head"
     layers: tuple[LayerRecord | None, ...]  # None: this layer did not learn
     head: HeadRecord | None
-    seconds: float  # of training, without the validation
+    seconds: float  # of training, without validation and callbacks
     validation: dict[str, float] | None  # Trainer.evaluate after the epoch
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> EpochRecord:
+        """The record whose ``dataclasses.asdict`` this is."""
+        layers = tuple(None if layer is None else LayerRecord(**layer) for layer in fields["layers"])
+        head = None if fields["head"] is None else HeadRecord(**fields["head"])
+        return cls(**{**fields, "layers": layers, "head": head})
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,25 @@ class History:
         return [asdict(record) for record in self.epochs]
 
 
+class Callback:
+    """Looks on while a trainer works; override what is wanted. ``trainer.stop()`` ends the run after this update.
+
+    ``trainer.updates`` of ``trainer.total_updates`` are done, ``trainer.history`` holds the records so far.
+    """
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Before the first update, of a resumed run too."""
+
+    def on_update(self, trainer: Trainer) -> None:
+        """After every update."""
+
+    def on_epoch(self, trainer: Trainer, record: EpochRecord) -> None:
+        """After every record, which stands at the end of ``trainer.history``."""
+
+    def on_end(self, trainer: Trainer) -> None:
+        """When the run is over or was stopped; not after an error."""
+
+
 class Trainer:
     """Trains an :class:`~ffkern.nn.FFNet` on a data set in memory.
 
@@ -82,18 +110,23 @@ class Trainer:
         opt: optimiser of :mod:`ffkern.optim` over its layers.
         schedule: "simultaneous": every layer learns from every batch. "greedy": the layers learn
             one after the other, `epochs` epochs each, on the frozen layers below; then the head, if
-            it has an optimiser. Layers with ``weight.requires_grad == False`` are passed over.
+            it has an optimiser. "greedy-batch": on every mini-batch in turn the layers learn one after the other,
+            `iterations` updates each, from wrong labels drawn once for that mini-batch. Layers with
+            ``weight.requires_grad == False`` are passed over.
         negatives: "uniform": a wrong label drawn for each image; "hard": drawn from the head's
             class probabilities (simultaneous only); "all": every wrong label.
         batch_size: images a step; the last batch of an epoch may be smaller.
         epochs: passes over the data (a layer, in greedy training).
+        iterations: updates of a layer on a mini-batch, for "greedy-batch" alone.
         seed: of the order of the images and of the negatives. Same seed, same data, same thread
             count: same bits.
         head_opt: optimiser of the softmax head. Without one the head does not learn.
         scheduler: learning-rate scheduler(s) of torch over `opt` or `head_opt`, stepped after every
-            epoch.
-        progress: True shows a progress bar on a terminal where `rich` is installed; a callable is
-            given every :class:`EpochRecord` instead.
+            record.
+        augment: changes the images of a batch before every step, such as
+            ``lambda x, generator: data.shift(x, (1, 28, 28), 2, generator)``. Random numbers must come from the
+            generator given.
+        callbacks: called in this order; see :mod:`ffkern.callbacks`.
     """
 
     def __init__(
@@ -105,15 +138,20 @@ class Trainer:
         negatives: str = "uniform",
         batch_size: int = 50,
         epochs: int = 40,
+        iterations: int = 1,
         seed: int = 0,
         head_opt: FusedOptimizer | None = None,
         scheduler: LRScheduler | list[LRScheduler] | None = None,
-        progress: bool | Callable[[EpochRecord], None] = False,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         _one_of("schedule", schedule, SCHEDULES)
         _one_of("negatives", negatives, NEGATIVES)
         _at_least("batch_size", batch_size, 1)
         _at_least("epochs", epochs, 0)
+        _at_least("iterations", iterations, 1)
+        if iterations > 1 and schedule != "greedy-batch":
+            raise ValueError(f"iterations is {iterations}; expected 1 with schedule={schedule!r}")
         for name, given in (("opt", opt), ("head_opt", head_opt)):
             if given is not None and not isinstance(given, FusedOptimizer):
                 raise TypeError(
@@ -122,33 +160,52 @@ class Trainer:
                 )
         if head_opt is not None and net.head is None:
             raise ValueError("head_opt is given, but the network has no head; build it with head_layers")
+        if head_opt is not None and schedule == "greedy-batch":
+            raise ValueError("head_opt is given; expected none with schedule='greedy-batch', which trains no head")
         if negatives == "hard" and net.head is None:
             raise ValueError(
                 "negatives is 'hard', which draws from the softmax head; build the network with "
                 "head_layers, or use 'uniform' or 'all'"
             )
-        if negatives == "hard" and schedule == "greedy":
+        if negatives == "hard" and schedule != "simultaneous":
             raise ValueError(
                 "negatives is 'hard', which needs every layer's answer; expected 'uniform' or "
-                "'all' with schedule='greedy'"
+                f"'all' with schedule={schedule!r}"
             )
-        frozen = [i for i in range(len(net.layers)) if not _layer(net, i).weight.requires_grad]
-        if len(frozen) == len(net.layers):
+        self._learning = [i for i in range(len(net.layers)) if _layer(net, i).weight.requires_grad]
+        if not self._learning:
             raise ValueError("every layer of net is frozen (requires_grad is False); expected one that learns")
         self.net, self.opt, self.head_opt = net, opt, head_opt
         self.schedule, self.negatives = schedule, negatives
-        self.batch_size, self.epochs, self.seed = batch_size, epochs, seed
+        self.batch_size, self.epochs, self.iterations, self.seed = batch_size, epochs, iterations, seed
         self.schedulers = scheduler if isinstance(scheduler, list) else [scheduler] if scheduler else []
-        self.progress = progress
+        self.augment = augment
+        self.callbacks = list(callbacks)
         self._stages = ["all"]
         if schedule == "greedy":
-            self._stages = [f"layer {i}" for i in range(len(net.layers)) if i not in frozen]
-            self._stages += ["head"] if head_opt is not None else []
+            self._stages = [f"layer {i}" for i in self._learning] + (["head"] if head_opt is not None else [])
+        self._resumed: dict[str, Any] | None = None
+        self._restart(torch.device("cpu"))
+        self._data: tuple[Tensor, Tensor] | None = None
+
+    def _restart(self, device: torch.device) -> None:
+        self.history: list[EpochRecord] = []
+        self.updates = 0  # done since the start of the run
+        self.total_updates = 0
+        self._stopped = False
+        self._in_record = 0  # updates since the last record
+        self._seconds = 0.0  # of training since the last record
+        self._generator = torch.Generator(device).manual_seed(self.seed)
+        # Its states where a pass over the data and a mini-batch began: from them an interrupted one is drawn again.
+        self._marks: dict[str, Tensor] = {}
 
     # ------------------------------------------------------------ training
 
     def fit(self, x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor] | None = None) -> History:
-        """Trains; a second call starts again from the seed with the weights as they are.
+        """Trains to the end, or until a callback stops it.
+
+        A second call starts again from the seed with the weights as they are; after :meth:`load_state_dict` it goes
+        on where the saved run stood.
 
         Args:
             x: [N, ...] images on the network's device, without NaN or infinity. y: int64 [N] in 0
@@ -157,40 +214,126 @@ class Trainer:
 
         Raises:
             ValueError: an input is empty, of another shape, dtype or device, not finite, or a label
-                out of range.
+                out of range; or a resumed run began with other data.
         """
-        return History(list(self.run(x, y, validation)))
+        for _ in self.run(x, y, validation):
+            pass
+        return History(self.history)
 
     def run(self, x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor] | None = None) -> Iterator[EpochRecord]:
         """:meth:`fit` one epoch at a time: asking for the next record trains the next epoch."""
         self._check(x, y, ("x", "y"))
         if validation is not None:
             self._check(*validation, ("validation[0]", "validation[1]"))
-        return self._epochs(x, y, validation)
+        self._data = (x, y)
+        if self._resumed is None:
+            self._restart(x.device)
+            self._read()  # statistics of what went before
+        else:
+            self._resume(self._resumed, x, y)
+            self._resumed = None
+        self.total_updates = self._count_updates(x.shape[0])
+        return self._records(x, y, validation)
 
-    def _epochs(self, x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor] | None) -> Iterator[EpochRecord]:
-        generator = torch.Generator(x.device).manual_seed(self.seed)
-        steps = -(-x.shape[0] // self.batch_size)
-        self._read()  # statistics of what went before
-        with _bar(self.progress is True, len(self._stages) * self.epochs * steps) as bar:
-            for stage in self._stages:
-                for epoch in range(1, self.epochs + 1):
-                    start = time.perf_counter()
-                    for images, labels in batches(x, y, self.batch_size, generator):
-                        self._step(stage, images, labels, generator)
-                        bar(1, None)
-                    layers, head = self._read(steps)
-                    for scheduler in self.schedulers:
-                        scheduler.step()
-                    seconds = time.perf_counter() - start
-                    checked = None if validation is None else self.evaluate(*validation)
-                    record = EpochRecord(epoch, stage, layers, head, seconds, checked)
-                    bar(0, record)
-                    if callable(self.progress):
-                        self.progress(record)
-                    yield record
+    def stop(self) -> None:
+        """Ends the run after the update in progress; :meth:`state_dict` then holds where it stands."""
+        self._stopped = True
 
-    def _step(self, stage: str, images: Tensor, labels: Tensor, generator: torch.Generator) -> None:
+    @property
+    def finished(self) -> bool:
+        """True when every update of the run is done."""
+        return self.updates == self.total_updates
+
+    def _records(self, x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor] | None) -> Iterator[EpochRecord]:
+        for callback in self.callbacks:
+            callback.on_start(self)
+        work = self._batch_by_batch(x, y) if self.schedule == "greedy-batch" else self._epoch_by_epoch(x, y)
+        while not self._stopped:
+            start = time.perf_counter()
+            done = next(work, None)
+            self._seconds += time.perf_counter() - start
+            if done is None:
+                break
+            stage, complete = done
+            self.updates += 1
+            self._in_record += 1
+            record = self._record(stage, validation) if complete else None
+            for callback in self.callbacks:
+                callback.on_update(self)
+            if record is not None:
+                for callback in self.callbacks:
+                    callback.on_epoch(self, record)
+                yield record
+        for callback in self.callbacks:
+            callback.on_end(self)
+
+    def _epoch_by_epoch(self, x: Tensor, y: Tensor) -> Iterator[tuple[str, bool]]:
+        """Performs update after update; says of each to which stage it belongs and whether it ends an epoch."""
+        steps = math.ceil(x.shape[0] / self.batch_size)
+        epoch, first = divmod(self.updates, steps)
+        for stage in (stage for stage in self._stages for _ in range(self.epochs)):
+            if epoch > 0:
+                epoch -= 1
+                continue
+            order = self._order(x, self._draws("pass", fresh=first == 0))
+            for step, rows in enumerate(order.split(self.batch_size)):
+                if step >= first:
+                    self._step(stage, *self._batch(x, y, rows, self._generator))
+                    yield stage, step == steps - 1
+            first = 0
+
+    def _batch_by_batch(self, x: Tensor, y: Tensor) -> Iterator[tuple[str, bool]]:
+        """The same for "greedy-batch", where one mini-batch serves many updates of every layer."""
+        turns = len(self._learning) * self.iterations
+        batch, first = divmod(self.updates, turns)
+        for _ in range(self.epochs):
+            steps = math.ceil(x.shape[0] / self.batch_size)
+            if batch >= steps:
+                batch -= steps
+                continue
+            order = self._order(x, self._draws("pass", fresh=batch == 0 and first == 0))
+            for rows in order.split(self.batch_size)[batch:]:
+                draws = self._draws("batch", fresh=first == 0)
+                images, labels = self._batch(x, y, rows, draws)
+                variants = torch.cat((labels[None], self.net.wrong_labels(labels, self.negatives, draws)))
+                update = None
+                for turn in range(first, turns):
+                    index, iteration = self._learning[turn // self.iterations], turn % self.iterations
+                    if update is None or iteration == 0:
+                        update = self.net.lesson(index, images, variants)
+                    update(self.opt)
+                    yield f"layer {index}", iteration + 1 in (self.iterations, *self._recorded())
+                first = 0
+            batch = 0
+
+    def _recorded(self) -> range:
+        return range(RECORDED_UPDATES, self.iterations, RECORDED_UPDATES)
+
+    def _count_updates(self, images: int) -> int:
+        steps = math.ceil(images / self.batch_size)
+        if self.schedule == "greedy-batch":
+            return self.epochs * steps * len(self._learning) * self.iterations
+        return self.epochs * steps * len(self._stages)
+
+    def _draws(self, mark: str, fresh: bool) -> torch.Generator:
+        """The trainer's generator; or, to draw once more what an interrupted run drew, a copy of it from back then."""
+        if fresh:
+            self._marks[mark] = self._generator.get_state()
+            return self._generator
+        past = torch.Generator(self._generator.device)
+        past.set_state(self._marks[mark])
+        return past
+
+    @staticmethod
+    def _order(x: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randperm(x.shape[0], generator=generator, device=x.device)
+
+    def _batch(self, x: Tensor, y: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        images = x.index_select(0, rows)
+        return images if self.augment is None else self.augment(images, generator), y.index_select(0, rows)
+
+    def _step(self, stage: str, images: Tensor, labels: Tensor) -> None:
+        generator = self._generator
         if stage == "all":
             self.net.step(
                 images,
@@ -207,6 +350,19 @@ class Trainer:
             index = int(stage.split()[1])
             self.net.step_layer(index, images, labels, self.opt, negatives=self.negatives, generator=generator)
 
+    def _record(self, stage: str, validation: tuple[Tensor, Tensor] | None) -> EpochRecord:
+        start = time.perf_counter()
+        layers, head = self._read(self._in_record)
+        for scheduler in self.schedulers:
+            scheduler.step()
+        seconds = self._seconds + time.perf_counter() - start
+        checked = None if validation is None else self.evaluate(*validation)
+        epoch = 1 + sum(record.stage == stage for record in self.history)
+        record = EpochRecord(epoch, stage, layers, head, seconds, checked)
+        self.history.append(record)
+        self._in_record, self._seconds = 0, 0.0
+        return record
+
     def _read(self, steps: int = 1) -> tuple[tuple[LayerRecord | None, ...], HeadRecord | None]:
         """Reads and clears what the layers counted: the one place that waits for the device."""
         layers: list[LayerRecord | None] = []
@@ -219,29 +375,91 @@ class Trainer:
             head = HeadRecord(seen["loss"], seen["accuracy"]) if seen["rows"] else None
         return tuple(layers), head
 
+    # ------------------------------------------------------------ saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on with the same bits: tensors and plain data, for :mod:`ffkern.checkpoint`.
+
+        Network with its peer means, optimisers, schedulers, generator, position, half-counted statistics, history.
+        May be called between any two updates, by a callback too; the tensors are the live ones, so write or copy them
+        before the next update.
+        """
+        if self._data is None:
+            raise RuntimeError("there is no run to save; expected fit() or run() to have begun")
+        return {
+            "run": self._settings(),
+            "data": fingerprint(*self._data),
+            "updates": self.updates,
+            "in_record": self._in_record,
+            "seconds": self._seconds,
+            "history": [asdict(record) for record in self.history],
+            "generator": self._generator.get_state(),
+            "marks": dict(self._marks),
+            "net": self.net.state_dict(),
+            "opt": self.opt.state_dict(),
+            "head_opt": None if self.head_opt is None else self.head_opt.state_dict(),
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            "statistics": [module.statistics() for module in self._counting()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Makes the next :meth:`fit` or :meth:`run` go on with the run that this state was taken from.
+
+        Raises:
+            ValueError: the state is that of a run with other settings; nothing has changed then. (Other data are found
+                when the run begins.)
+        """
+        known = self._settings()
+        for name, was in state["run"].items():
+            if known.get(name) != was:
+                raise ValueError(f"{name} is {known.get(name)!r}; expected {was!r}, as in the run that was saved")
+        if len(state["schedulers"]) != len(self.schedulers):
+            raise ValueError(
+                f"scheduler holds {len(self.schedulers)}; expected {len(state['schedulers'])}, as in the saved run"
+            )
+        self.net.load_state_dict(state["net"])
+        self.opt.load_state_dict(state["opt"])
+        if self.head_opt is not None:
+            self.head_opt.load_state_dict(state["head_opt"])
+        for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+        self._resumed = state
+
+    def _resume(self, state: dict[str, Any], x: Tensor, y: Tensor) -> None:
+        if fingerprint(x, y) != state["data"]:
+            raise ValueError("x or y holds other data than the run that was saved; expected the same images and labels")
+        self._restart(x.device)
+        self.history = [EpochRecord.from_dict(fields) for fields in state["history"]]
+        self.updates, self._in_record, self._seconds = state["updates"], state["in_record"], state["seconds"]
+        self._generator.set_state(state["generator"])
+        self._marks = dict(state["marks"])
+        for module, counted in zip(self._counting(), state["statistics"], strict=True):
+            module.statistics().copy_(counted)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "schedule": self.schedule,
+            "negatives": self.negatives,
+            "batch_size": self.batch_size,
+            "epochs": self.epochs,
+            "iterations": self.iterations,
+            "seed": self.seed,
+            "learning": self._learning,
+            "shapes": {name: list(value.shape) for name, value in self.net.state_dict().items()},
+            "opt": self.opt.kind,
+            "head_opt": None if self.head_opt is None else self.head_opt.kind,
+        }
+
+    def _counting(self) -> list[FFLinear | FFHead]:
+        head = [self.net.head] if isinstance(self.net.head, FFHead) else []
+        return [*(_layer(self.net, i) for i in range(len(self.net.layers))), *head]
+
     # ------------------------------------------------------------ evaluation
 
-    @torch.no_grad()
     def evaluate(self, x: Tensor, y: Tensor) -> dict[str, float]:
-        """Share of wrong answers on these images.
-
-        Returns:
-            "error" and "error_but_first": the label with the highest goodness, summed over all
-            layers and over all but the first (the same for one layer). "error_softmax": the head's
-            answer, if there is a head.
-        """
+        """:func:`evaluate` of the network, with the input checked."""
         self._check(x, y, ("x", "y"))
-        net = self.net
-        skip = 1 if len(net.layers) > 1 else 0
-        names = ["error", "error_but_first"] + (["error_softmax"] if net.head is not None else [])
-        wrong = torch.zeros(len(names), dtype=torch.int64, device=x.device)
-        for images, labels in zip(x.split(EVALUATED_ROWS), y.split(EVALUATED_ROWS), strict=True):
-            goodness = net.goodness(images)
-            answers = [goodness.sum(0).argmax(1), goodness[skip:].sum(0).argmax(1)]
-            if net.head is not None:
-                answers.append(net.predict_softmax(images))
-            wrong += (torch.stack(answers) != labels).sum(1)
-        return {name: count / x.shape[0] for name, count in zip(names, wrong.tolist(), strict=True)}
+        return evaluate(self.net, x, y)
 
     # ------------------------------------------------------------ input
 
@@ -272,6 +490,36 @@ class Trainer:
             raise ValueError(f"{b} holds {low if low < 0 else high}; expected 0 to {self.net.classes - 1}")
 
 
+@torch.no_grad()
+def evaluate(net: FFNet, x: Tensor, y: Tensor) -> dict[str, float]:
+    """Share of wrong answers on these images, [N, ...] with int64 labels [N].
+
+    Returns:
+        "error" and "error_but_first": the label with the highest goodness, summed over all
+        layers and over all but the first (the same for one layer). "error_softmax": the head's
+        answer, if there is a head.
+    """
+    skip = 1 if len(net.layers) > 1 else 0
+    names = ["error", "error_but_first"] + (["error_softmax"] if net.head is not None else [])
+    wrong = torch.zeros(len(names), dtype=torch.int64, device=x.device)
+    for images, labels in zip(x.split(EVALUATED_ROWS), y.split(EVALUATED_ROWS), strict=True):
+        goodness = net.goodness(images)
+        answers = [goodness.sum(0).argmax(1), goodness[skip:].sum(0).argmax(1)]
+        if net.head is not None:
+            answers.append(net.predict_softmax(images))
+        wrong += (torch.stack(answers) != labels).sum(1)
+    return {name: count / x.shape[0] for name, count in zip(names, wrong.tolist(), strict=True)}
+
+
+def fingerprint(x: Tensor, y: Tensor) -> str:
+    """A checksum of images and labels: tells other data from the same, not a forgery from the original."""
+    parts = []
+    for given in (x, y):
+        words = given.detach().cpu().contiguous().view(torch.uint8).numpy().data
+        parts.append(f"{str(given.dtype).removeprefix('torch.')}{list(given.shape)}:{zlib.crc32(words):08x}")
+    return " ".join(parts)
+
+
 def _layer(net: FFNet, index: int) -> FFLinear:
     layer = net.layers[index]
     assert isinstance(layer, FFLinear)
@@ -286,33 +534,3 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def _at_least(name: str, value: int, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} is {value!r}; expected an integer of at least {least}")
-
-
-@contextmanager
-def _bar(wanted: bool, steps: int) -> Iterator[Callable[[int, EpochRecord | None], None]]:
-    """A progress bar on standard error, given (steps done, finished epoch).
-
-    Silent without rich or a terminal.
-    """
-    try:
-        if not wanted:
-            raise ModuleNotFoundError
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-    except ModuleNotFoundError:
-        yield lambda count, record: None
-        return
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("training", total=steps)
-
-        def advance(count: int, record: EpochRecord | None) -> None:
-            if record is None:
-                bar.advance(task, count)
-                return
-            learnt = [layer for layer in record.layers if layer is not None]
-            losses = ", ".join(f"{layer.loss:.4f}" for layer in learnt)
-            bar.update(task, description=f"{record.stage}, epoch {record.epoch}: loss {losses}")
-
-        yield advance

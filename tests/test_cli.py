@@ -51,7 +51,7 @@ def test_train_reports_what_the_trainer_measures(capsys):
         "seed": 3,
         "threads": 1,
     }
-    digits = ffkern.data.digits().standardised()
+    digits = ffkern.data.digits().scaled("mean-image")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         net = ffkern.FFNet([64, 40, 30], 10, label="concat")

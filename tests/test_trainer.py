@@ -236,7 +236,7 @@ def test_validation_is_evaluated_after_every_epoch():
 
 
 def test_digits_are_learnt():
-    digits = data.digits().standardised()
+    digits = data.digits().scaled("mean-image")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = ffkern.FFNet([64, 200, 200], 10, label="concat", head_layers="all")
@@ -260,7 +260,7 @@ def test_digits_are_learnt():
 @pytest.mark.parametrize("negatives", ["uniform", "all"])
 @pytest.mark.parametrize("label", ["concat", "overlay"])
 def test_eager_and_ffkern_agree_with_float64(negatives, label):
-    digits = data.digits().standardised()
+    digits = data.digits().scaled("mean-image")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         net = ffkern.FFNet([64, 50, 30], 10, label=label)
@@ -274,7 +274,7 @@ def test_eager_and_ffkern_agree_with_float64(negatives, label):
 
 
 def test_disagreement_is_found(monkeypatch):
-    digits = data.digits().standardised()
+    digits = data.digits().scaled("mean-image")
     net = ffkern.FFNet([64, 30, 20], 10, label="concat")
     options = {"lr": 0.003, "negatives": "uniform", "batch_size": 50, "seed": 0, "steps": 3}
     found = compare_losses(net, digits.train_x, digits.train_y, **options)
@@ -295,7 +295,7 @@ def test_eager_trains_the_same_network(negatives):
     33 images a step: with a multiple of ten the first gradient of a head's bias can be exactly 0,
     and Adam would make a full step of its rounding.
     """
-    digits = data.digits().standardised()
+    digits = data.digits().scaled("mean-image")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         net = ffkern.FFNet([64, 40, 30], 10, label="concat", head_layers="all", eps=1e-3)

@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
+from . import data
 from ._say import complain
 from .info import bench, info
 from .train import train
+from .use import evaluate_command, predict
 
 __all__ = ["run"]
 
@@ -40,7 +42,15 @@ def _common(
     pass
 
 
+sets = typer.Typer(help="Data sets: which there are, fetching one, what is in it.", no_args_is_help=True)
+sets.command("list")(data.list_sets)
+sets.command()(data.fetch)
+sets.command()(data.info)
+
 app.command()(train)
+app.command("eval")(evaluate_command)
+app.command()(predict)
+app.add_typer(sets, name="data")
 app.command()(info)
 app.command(
     add_help_option=False,

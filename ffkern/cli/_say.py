@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["complain"]
+__all__ = ["complain", "errors"]
 
 
 def complain(text: str, code: int) -> int:
     """Prints one sentence on standard error and passes the exit code through."""
     print(f"ffkern: {text}", file=sys.stderr)
     return code
+
+
+def errors(found: dict[str, float]) -> str:
+    """The errors of :func:`ffkern.trainer.evaluate` in words."""
+    words = {"error": "goodness of all layers", "error_but_first": "all but the first", "error_softmax": "softmax head"}
+    return ", ".join(f"{100 * value:.2f} % by {words[name]}" for name, value in found.items())

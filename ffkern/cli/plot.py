@@ -1,0 +1,72 @@
+"""``ffkern plot``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+import typer
+
+from .. import checkpoint
+from .. import plot as figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plot(
+    run: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of a run.", show_default=False)],
+    kind: Annotated[
+        list[Literal["curves", "goodness", "activity", "fields", "all"]] | None,
+        typer.Option(help="What to draw; may be repeated. [default: all]", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures. [default: RUN/plots]", show_default=False)
+    ] = None,
+    image: Annotated[int, typer.Option(min=0, help="Test image whose activities are drawn, from 0.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the wrong labels in the histogram of goodness.")] = 0,
+) -> None:
+    """Draw the training curves of a run, and what its network learnt.
+
+    The wrong label of the activities is the wrong one that the network finds best.
+    """
+    saved = checkpoint.load(run)
+    net, data = saved.net, saved.data()
+    part, x, y = "test", data.test_x, data.test_y
+    if not len(y):
+        part, x, y = "training", data.train_x, data.train_y
+    if image >= len(y):
+        raise typer.BadParameter(f"{image}; expected 0 to {len(y) - 1}, a {part} image", param_hint="--image")
+
+    def goodness() -> Figure:
+        generator = torch.Generator(y.device).manual_seed(seed)
+        return figures.goodness_histogram(net, x, y, generator, title=f"{data.name}: {len(y):,} {part} images")
+
+    def activity() -> Figure:
+        right = int(y[image])
+        scores = net(x[image : image + 1])[0]
+        scores[right] = -torch.inf
+        return figures.label_activity(net, x[image].reshape(saved.shape), right, int(scores.argmax()))
+
+    draw: dict[str, Callable[[], Figure]] = {
+        "curves": lambda: figures.curves(saved.history, net),
+        "goodness": goodness,
+        "activity": activity,
+        "fields": lambda: figures.receptive_fields(net, saved.shape),
+    }
+    wanted = [name for name in draw if name in (kind or ())]
+    if not kind or "all" in kind:  # then what cannot be drawn is left out
+        lacking = {
+            "curves": "" if saved.history else "the run has no finished epoch",
+            "fields": "" if saved.shape[0] in (1, 3) else f"the images have {saved.shape[0]} channels",
+        }
+        for name, why in lacking.items():
+            if why:
+                print(f"ffkern: no {name}: {why}", file=sys.stderr)
+        wanted = [name for name in draw if not lacking.get(name)]
+    folder = out if out is not None else (run if run.is_dir() else run.parent) / "plots"
+    for name in wanted:
+        print(figures.save(draw[name](), folder / f"{name}.png"))

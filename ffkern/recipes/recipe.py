@@ -1,0 +1,234 @@
+"""What a recipe is: every setting of a training run, by name, with its source and the figure to compare with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import nn
+
+from .. import data, optim
+from ..nn import FFNet
+from ..trainer import Callback, Trainer
+
+__all__ = ["Recipe"]
+
+OPTIMISERS: dict[str, Callable[..., optim.FusedOptimizer]] = {
+    "adam": optim.Adam,
+    "adamw": optim.AdamW,
+    "sgd": optim.SGD,
+    "ema": optim.EMA,
+}
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a run. All but the first three may be overridden, from the command line too."""
+
+    name: str
+    source: str  # where the set-up comes from
+    published: str  # what its authors report, or "" where nobody did
+
+    dataset: str = _setting("digits", "digits, mnist, fashion-mnist, cifar10, or an .npz file of arrays.")
+    folder: str | None = _setting(None, "Folder of the data sets; by default where `ffkern data fetch` puts them.")
+    held_out: int = _setting(0, "Training images kept apart, to choose settings on; evaluated after every epoch.")
+    scaling: Literal["none", "mean-image", "mean"] = _setting(
+        "none", "Subtract the mean image, or one mean of all pixels, and divide by one standard deviation."
+    )
+    shift: int = _setting(0, "Move every image by up to so many pixels, anew in every step.")
+
+    layers: tuple[int, ...] = _setting((500, 500), "Units of the layers: 500,500.")
+    label: Literal["overlay", "concat"] = _setting("overlay", "Write the label over the first pixels, or before them.")
+    label_value: float | Literal["max"] = _setting(1.0, "Its strength; max: the largest pixel of the training images.")
+    norm: Literal["rms", "l2", "none"] = _setting("rms", "Length that a layer divides its input by.")
+    eps: float = _setting(1e-8, "Added to that length.")
+    goodness: Literal["mean_sq", "sum_sq", "neg_mean_sq", "neg_sum_sq", "sum_abs"] = _setting(
+        "mean_sq", "Goodness of a layer's activities."
+    )
+    threshold: float | Literal["width"] = _setting(2.0, "Goodness to separate at: a number, or the layer's width.")
+    temperature: float = _setting(1.0, "Divides goodness minus threshold.")
+    peer: float = _setting(0.0, "Strength of peer normalisation.")
+    init: Literal["uniform", "normal"] = _setting(
+        "uniform", "First weights: as nn.Linear's, or normal with variance 1 / inputs and biases 0."
+    )
+    head: Literal["auto", "none", "all", "all_but_first"] = _setting(
+        "auto", "Layers that feed a softmax head; auto: all if the negatives are hard, else none."
+    )
+
+    schedule: Literal["simultaneous", "greedy", "greedy-batch"] = _setting(
+        "simultaneous", "All layers on every batch; one after the other; or one after the other on every mini-batch."
+    )
+    iterations: int = _setting(1, "Updates of a layer on a mini-batch, for greedy-batch.")
+    negatives: Literal["uniform", "hard", "all"] = _setting("uniform", "Wrong labels to learn from.")
+    batch_size: int = _setting(50, "Images a step.")
+    epochs: int = _setting(40, "Passes over the training images.")
+    optimiser: Literal["adam", "adamw", "sgd", "ema"] = _setting("adam", "Update rule; ema is Hinton's.")
+    lr: float = _setting(0.003, "Learning rate.")
+    momentum: float = _setting(0.9, "Of sgd and ema.")
+    weight_decay: float = _setting(0.0, "Of the layers' weights.")
+    head_lr: float = _setting(0.01, "Learning rate of the head.")
+    head_weight_decay: float = _setting(0.0, "Of the head's weights.")
+    decay: Literal["none", "linear"] = _setting("linear", "Keep the rate, or let it fall to 0 in the second half.")
+    seed: int = _setting(0, "Of the weights, the order, the shifts and the negatives.")
+
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(Recipe)
+        for name in (f.name for f in self.settings()):
+            if not _fits(getattr(self, name), kinds[name]):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {_words(kinds[name])}")
+        if not self.layers or min(self.layers) < 1:
+            raise ValueError(f"layers is {self.layers}; expected at least one, each of at least 1 unit")
+        if self.decay != "none" and self.schedule == "greedy-batch":
+            raise ValueError(f"decay is {self.decay!r}; expected 'none' with schedule='greedy-batch'")
+
+    # ------------------------------------------------------------ settings
+
+    @staticmethod
+    def settings() -> list[Field[Any]]:
+        """The fields that may be overridden, with their help in ``metadata``."""
+        return [f for f in fields(Recipe) if "help" in f.metadata]
+
+    def override(self, **settings: Any) -> Recipe:
+        """A copy with these settings changed.
+
+        Raises:
+            ValueError: a setting is unknown or has no such value.
+        """
+        known = [f.name for f in self.settings()]
+        for name in settings:
+            if name not in known:
+                raise ValueError(f"{name!r} is no setting of a recipe; expected one of {', '.join(known)}")
+        return replace(self, **settings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON and checkpoints."""
+        return {**asdict(self), "layers": list(self.layers)}
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Recipe:
+        """The recipe whose :meth:`as_dict` this is."""
+        return cls(**{**settings, "layers": tuple(settings["layers"])})
+
+    # ------------------------------------------------------------ what they make
+
+    def load(self) -> data.Dataset:
+        """The data as the network gets them: scaled, held-out images apart."""
+        images = data.load(self.dataset, None if self.folder is None else Path(self.folder))
+        if self.held_out:
+            images = images.held_out(self.held_out)
+        return images.scaled(self.scaling)
+
+    def strength(self, images: data.Dataset) -> float:
+        """Value of a label's input. One number for all time: it must not depend on who shares a batch."""
+        return float(images.train_x.max()) if self.label_value == "max" else self.label_value
+
+    @property
+    def head_layers(self) -> str | None:
+        """:class:`~ffkern.nn.FFNet`'s head_layers."""
+        if self.head == "auto":
+            return "all" if self.negatives == "hard" else None
+        return None if self.head == "none" else self.head
+
+    def network(self, inputs: int, classes: int, label_value: float) -> FFNet:
+        """A fresh network, the same for the same seed.
+
+        Args:
+            inputs: pixels of an image. classes: number of classes. label_value: from :meth:`strength`.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            net = FFNet(
+                [inputs, *self.layers],
+                classes,
+                label=self.label,
+                label_value=label_value,
+                head_layers=self.head_layers,
+                norm=self.norm,
+                eps=self.eps,
+                goodness=self.goodness,
+                threshold=self.threshold,
+                temperature=self.temperature,
+                peer_strength=self.peer,
+            )
+            if self.init == "normal":
+                for layer in net.layers:
+                    nn.init.normal_(layer.get_parameter("weight"), std=_inputs(layer) ** -0.5)
+                    nn.init.zeros_(layer.get_parameter("bias"))
+        return net
+
+    def trainer(self, net: FFNet, images: data.Dataset, callbacks: Sequence[Callback] = ()) -> Trainer:
+        """The trainer of such a network on such images."""
+        opt = self._optimiser(net.layers, self.lr, self.weight_decay)
+        opts, head_opt = [opt], None
+        if net.head is not None:
+            head_opt = self._optimiser(net.head, self.head_lr, self.head_weight_decay)
+            opts.append(head_opt)
+        augment = None
+        if self.shift:
+            blank = float(((0 - images.scaling.mean) / images.scaling.scale).mean())
+            augment = partial(_shifted, shape=images.shape, reach=self.shift, fill=blank)
+        return Trainer(
+            net,
+            opt,
+            schedule=self.schedule,
+            negatives=self.negatives,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            iterations=self.iterations,
+            seed=self.seed,
+            head_opt=head_opt,
+            scheduler=[optim.linear_decay(o, self.epochs) for o in opts] if self.decay == "linear" else None,
+            augment=augment,
+            callbacks=callbacks,
+        )
+
+    def _optimiser(self, module: nn.Module, lr: float, weight_decay: float) -> optim.FusedOptimizer:
+        kind = OPTIMISERS[self.optimiser]
+        options = {"momentum": self.momentum} if self.optimiser in ("sgd", "ema") else {}
+        return kind(module.parameters(), lr=lr, weight_decay=weight_decay, **options)
+
+
+def _shifted(
+    x: torch.Tensor, generator: torch.Generator, *, shape: Sequence[int], reach: int, fill: float
+) -> torch.Tensor:
+    return data.shift(x, (shape[0], shape[1], shape[2]), reach, generator, fill)
+
+
+def _inputs(layer: nn.Module) -> int:
+    return int(layer.get_parameter("weight").shape[1])
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether value is of the type of a setting: a plain one, Literal, union, or tuple of integers."""
+    if isinstance(value, bool):
+        return False
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, int) for v in value)
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _words(kind: Any) -> str:
+    """What :func:`_fits` accepts."""
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_words, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "integers such as (500, 500)"
+    return {float: "a finite number", int: "an integer", str: "a text"}.get(kind, "None")

@@ -207,7 +207,9 @@ class CMakeBuild(build_ext):
         self.run_tool([cmake, "--build", str(build), "--target", "_C", "-j", str(width)])
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(build / "_C.so", target)
+        aside = target.with_name(target.name + ".part")  # renamed: a process that has the old one loaded keeps it
+        shutil.copy2(build / "_C.so", aside)
+        aside.replace(target)
         facts = {"version": self.distribution.get_version(), "torch": torch_version}
         facts |= {"machine": platform.machine()}
         facts |= json.loads((build / "build_info.json").read_text())

@@ -100,6 +100,7 @@ class TensorBoard(Callback):
                 "tensorboard is not installed: run `pip install ffkern[tensorboard]`, or log to a CSV file"
             ) from error
         self._open, self._folder = SummaryWriter, folder
+        self._writer: Any = None
 
     def on_start(self, trainer: Trainer) -> None:
         self._writer = self._open(str(self._folder), purge_step=len(trainer.history) + 1)
@@ -109,8 +110,9 @@ class TensorBoard(Callback):
             self._writer.add_scalar(name, value, len(trainer.history))
         self._writer.flush()
 
-    def on_end(self, trainer: Trainer) -> None:
-        self._writer.close()
+    def on_close(self, trainer: Trainer) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Interruptible(Callback):
@@ -136,7 +138,7 @@ class Interruptible(Callback):
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, stop)
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_close(self, trainer: Trainer) -> None:
         self._restore()
 
     def _restore(self) -> None:
@@ -196,7 +198,7 @@ class Progress(Callback):
                 f"{_said(record)}, {100 * trainer.updates / trainer.total_updates:.0f} %, {left} left", file=sys.stderr
             )
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_close(self, trainer: Trainer) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from . import _files, data
+from ._form import like
 from ._version import __version__
 from .data import Scaling
 from .nn import FFNet
@@ -72,36 +73,52 @@ def load(path: str | Path) -> Saved:
         raise FileNotFoundError(f"there is no checkpoint {path}; expected one that `ffkern train --out FOLDER` wrote")
     content = _read(path)
     try:
-        recipe = Recipe.from_dict(content["recipe"])
-        made = content["network"]
-        net = recipe.network(made["inputs"], made["classes"], made["label_value"])
-        net.load_state_dict(content["trainer"]["net"])
-        scaling = Scaling(content["scaling"]["mean"], content["scaling"]["scale"])
-        saved = Saved(path, recipe, net, scaling, made["shape"], content["threads"], content["trainer"])
-        _ = saved.history
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        return _saved(path, content)
+    except Exception as error:  # whatever becomes of content that no trainer wrote
         raise ValueError(f"{path} is no complete checkpoint of ffkern {__version__}: {_first_line(error)}") from error
-    return saved
+
+
+def _saved(path: Path, content: dict[str, Any]) -> Saved:
+    for part in ("recipe", "network", "scaling", "trainer"):
+        if not isinstance(content.get(part), dict):
+            raise ValueError(f"{part} is a {type(content.get(part)).__name__}; expected a dict")
+    recipe, made, scaling = Recipe.from_dict(content["recipe"]), content["network"], content["scaling"]
+    like("network", made, {"inputs": 0, "classes": 0, "label_value": 0.0, "shape": (0, 0, 0)})
+    like("threads", content["threads"], 0)
+    sizes = made["inputs"], made["classes"], made["label_value"]
+    with torch.device("meta"):  # no memory yet: the file may claim any size, but holds the weights only of a true one
+        like("net", content["trainer"]["net"], recipe.network(*sizes).state_dict())
+    net = recipe.network(*sizes)
+    rows, one = torch.empty(0, made["inputs"]), torch.tensor(0.0)
+    like("scaling", scaling, {"mean": rows.new_empty(made["inputs"]) if scaling["mean"].dim() else one, "scale": one})
+    labels, shape = torch.empty(0, dtype=torch.int64), tuple(made["shape"])
+    fitted = Scaling(scaling["mean"], scaling["scale"])
+    nothing = data.Dataset("", rows, labels, rows, labels, made["classes"], shape, scaling=fitted)
+    recipe.trainer(net, nothing).load_state_dict(content["trainer"])
+    if content["threads"] < 1:
+        raise ValueError(f"threads is {content['threads']}; expected at least 1")
+    return Saved(path, recipe, net, fitted, shape, content["threads"], content["trainer"])
 
 
 def _read(path: Path) -> dict[str, Any]:
+    source = io.BytesIO(path.read_bytes())  # once: what is checked is what is read
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
                 raise ValueError("it is compressed, which torch.save never does")
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+        source.seek(0)
+        content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the readers of zip and pickle make of hostile bytes
         raise ValueError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is no checkpoint of ffkern; expected one that `ffkern train --out FOLDER` wrote")
-    if content.get("version") != VERSION:
+    version = content.get("version")
+    if type(version) is not int or version != VERSION:
         raise ValueError(
-            f"{path} has version {content.get('version')!r}, written by ffkern {content.get('ffkern')}; expected "
+            f"{path} has version {str(version)[:20]}, written by ffkern {str(content.get('ffkern'))[:20]}; expected "
             f"version {VERSION}, which ffkern {__version__} reads"
         )
     return content

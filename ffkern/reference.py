@@ -264,7 +264,8 @@ def optimiser_update(
 ) -> tuple[Tensor, Tensor]:
     """One update of parameters w [...] by gradient g [...]; returns the new w and state [S, ...].
 
-    step counts from 1 at the first update.  hyper = [momentum or beta1, beta2, eps, weight_decay].
+    step counts from 1 at the first update.  hyper = [momentum or beta1, beta2, eps, weight_decay, ...];
+    row_tolerance, the fifth, is no part of the mathematics: here no row is left out.
     "sgd", "adam", "adamw": torch.optim.SGD, Adam, AdamW.  "ema" (ffnew.m): m = mu m + (1-mu) g,
     w -= lr (m + weight_decay w), without decay for a bias.  S = 1, 1 (m), 2, 2 (m and v).
     """
@@ -272,7 +273,7 @@ def optimiser_update(
     if state.shape != (STATE_SLOTS[kind], *w.shape):
         wanted = (STATE_SLOTS[kind], *w.shape)
         raise ValueError(f"state has shape {tuple(state.shape)}; {kind!r} needs {wanted}")
-    beta1, beta2, eps, decay = hyper
+    beta1, beta2, eps, decay = hyper[:4]
     count, rate = int(step), float(lr)
     if kind == "sgd":
         m = beta1 * state[0] + (g + decay * w)

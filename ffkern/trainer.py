@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from ._form import like
 from .nn import FFHead, FFLinear, FFNet
 from .optim import FusedOptimizer
 
@@ -27,6 +28,7 @@ SCHEDULES = ("simultaneous", "greedy", "greedy-batch")
 NEGATIVES = ("uniform", "hard", "all")
 TRAINED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 EVALUATED_ROWS = 2048  # images a call: bounds the memory of an evaluation
+GENERATOR_STATES = ([5056], [16])  # bytes, on the CPU and in CUDA
 RECORDED_UPDATES = 100  # of one layer on one mini-batch: a record of the schedule "greedy-batch"
 
 
@@ -62,8 +64,16 @@ class EpochRecord:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> EpochRecord:
         """The record whose ``dataclasses.asdict`` this is."""
+        if not isinstance(fields, dict):
+            raise TypeError(f"a record is a {type(fields).__name__}; expected a dict")
         layers = tuple(None if layer is None else LayerRecord(**layer) for layer in fields["layers"])
         head = None if fields["head"] is None else HeadRecord(**fields["head"])
+        checked = None if fields["validation"] is None else dict.fromkeys(fields["validation"], 0.0)
+        known = cls(0, "", (LayerRecord(0.0, 0.0, 0.0, 0.0),), HeadRecord(0.0, 0.0), 0.0, checked)
+        form = asdict(known)
+        form["layers"] = [None if layer is None else form["layers"][0] for layer in layers]
+        form["head"] = None if head is None else form["head"]
+        like("a record", fields, form)
         return cls(**{**fields, "layers": layers, "head": head})
 
 
@@ -100,6 +110,9 @@ class Callback:
 
     def on_end(self, trainer: Trainer) -> None:
         """When the run is over or was stopped; not after an error."""
+
+    def on_close(self, trainer: Trainer) -> None:
+        """Last of all, after an error too: what :meth:`on_start` took, if it came to that, is given back here."""
 
 
 class Trainer:
@@ -245,6 +258,13 @@ class Trainer:
         return self.updates == self.total_updates
 
     def _records(self, x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor] | None) -> Iterator[EpochRecord]:
+        try:
+            yield from self._updates(x, y, validation)
+        finally:
+            for callback in self.callbacks:
+                callback.on_close(self)
+
+    def _updates(self, x: Tensor, y: Tensor, validation: tuple[Tensor, Tensor] | None) -> Iterator[EpochRecord]:
         for callback in self.callbacks:
             callback.on_start(self)
         work = self._batch_by_batch(x, y) if self.schedule == "greedy-batch" else self._epoch_by_epoch(x, y)
@@ -406,17 +426,13 @@ class Trainer:
         """Makes the next :meth:`fit` or :meth:`run` go on with the run that this state was taken from.
 
         Raises:
-            ValueError: the state is that of a run with other settings; nothing has changed then. (Other data are found
-                when the run begins.)
+            ValueError: the state is that of a run with other settings, or not complete; nothing has changed then.
+                (Other data are found when the run begins.)
         """
-        known = self._settings()
-        for name, was in state["run"].items():
-            if known.get(name) != was:
-                raise ValueError(f"{name} is {known.get(name)!r}; expected {was!r}, as in the run that was saved")
-        if len(state["schedulers"]) != len(self.schedulers):
-            raise ValueError(
-                f"scheduler holds {len(self.schedulers)}; expected {len(state['schedulers'])}, as in the saved run"
-            )
+        try:
+            self._check_state(state)
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"the state is not that of a trainer: {type(error).__name__} {error}") from error
         self.net.load_state_dict(state["net"])
         self.opt.load_state_dict(state["opt"])
         if self.head_opt is not None:
@@ -425,13 +441,45 @@ class Trainer:
             scheduler.load_state_dict(saved)
         self._resumed = state
 
+    def _check_state(self, state: dict[str, Any]) -> None:
+        known = self._settings()
+        for name in (*known, *state["run"]):
+            now, was = known.get(name), state["run"].get(name)
+            if now != was:
+                raise ValueError(f"{name} is {now!r}; expected {was!r}, as in the run that was saved")
+        form = {
+            "data": "",
+            "updates": 0,
+            "in_record": 0,
+            "seconds": 0.0,
+            "net": self.net.state_dict(),
+            "opt": _saved_form(self.opt, state["opt"]),
+            "head_opt": None if self.head_opt is None else _saved_form(self.head_opt, state["head_opt"]),
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            "statistics": [module.statistics() for module in self._counting()],
+        }
+        like("state", {name: state[name] for name in form}, form)
+        if not 0 <= state["in_record"] <= state["updates"]:
+            raise ValueError(f"in_record is {state['in_record']}; expected 0 to {state['updates']}, the updates done")
+        needed = {"pass", "batch"} if self.schedule == "greedy-batch" else {"pass"}
+        if state["marks"].keys() != (needed if state["updates"] else set()):
+            raise ValueError(f"marks holds {list(state['marks'])}; expected {sorted(needed)} after the first update")
+        for name, drawn in {**state["marks"], "generator": state["generator"]}.items():
+            if not isinstance(drawn, Tensor) or drawn.dtype != torch.uint8 or list(drawn.shape) not in GENERATOR_STATES:
+                raise ValueError(f"{name} holds no state of a generator")
+        for fields in state["history"]:
+            EpochRecord.from_dict(fields)
+
     def _resume(self, state: dict[str, Any], x: Tensor, y: Tensor) -> None:
         if fingerprint(x, y) != state["data"]:
             raise ValueError("x or y holds other data than the run that was saved; expected the same images and labels")
         self._restart(x.device)
         self.history = [EpochRecord.from_dict(fields) for fields in state["history"]]
         self.updates, self._in_record, self._seconds = state["updates"], state["in_record"], state["seconds"]
-        self._generator.set_state(state["generator"])
+        try:
+            self._generator.set_state(state["generator"])
+        except RuntimeError as error:
+            raise ValueError(f"the saved run drew its random numbers elsewhere than on {x.device}: {error}") from error
         self._marks = dict(state["marks"])
         for module, counted in zip(self._counting(), state["statistics"], strict=True):
             module.statistics().copy_(counted)
@@ -446,8 +494,9 @@ class Trainer:
             "seed": self.seed,
             "learning": self._learning,
             "shapes": {name: list(value.shape) for name, value in self.net.state_dict().items()},
-            "opt": self.opt.kind,
-            "head_opt": None if self.head_opt is None else self.head_opt.kind,
+            "opt": _saved_kind(self.opt),
+            "head_opt": None if self.head_opt is None else _saved_kind(self.head_opt),
+            "scheduler": [type(scheduler).__name__ for scheduler in self.schedulers],
         }
 
     def _counting(self) -> list[FFLinear | FFHead]:
@@ -518,6 +567,26 @@ def fingerprint(x: Tensor, y: Tensor) -> str:
         words = given.detach().cpu().contiguous().view(torch.uint8).numpy().data
         parts.append(f"{str(given.dtype).removeprefix('torch.')}{list(given.shape)}:{zlib.crc32(words):08x}")
     return " ".join(parts)
+
+
+def _saved_kind(opt: FusedOptimizer) -> list[Any]:
+    """The rule, and how many parameters each group has."""
+    return [opt.kind, *(len(group["params"]) for group in opt.param_groups)]
+
+
+def _saved_form(opt: FusedOptimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """What a saved state of this optimiser has to look like; a parameter that never moved has none."""
+    groups = opt.state_dict()["param_groups"]
+    like("optimiser", saved, {"state": saved["state"] if isinstance(saved, dict) else {}, "param_groups": groups})
+    if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in groups]:
+        raise ValueError("the saved optimiser numbers its parameters in another way")
+    params = [p for group in opt.param_groups for p in group["params"]]
+    states: dict[int, dict[str, Tensor]] = {}
+    for index in saved["state"]:
+        states[index] = {"slots": torch.empty((opt.slots, *params[index].shape), device="meta")}
+        if params[index].dim() > 1:  # the weight counts for its bias
+            states[index]["step"] = torch.zeros((), dtype=torch.int64)
+    return {"param_groups": groups, "state": states}
 
 
 def _layer(net: FFNet, index: int) -> FFLinear:

@@ -116,8 +116,8 @@ STATE = [
         to("rmsprop"),
         r"optimiser is 'rmsprop'; expected 'sgd', 'ema', 'adam' or 'adamw'",
     ),
-    ("hyper", to([0.9]), "hyper has 1 numbers; expected 4: beta1"),
-    ("hyper", to([]), "hyper has 0 numbers; expected 4"),
+    ("hyper", to([0.9]), "hyper has 1 numbers; expected 5: beta1"),
+    ("hyper", to([]), "hyper has 0 numbers; expected 5"),
 ]
 WORKSPACE = [
     (
@@ -282,7 +282,7 @@ REFUSED: dict[str, list[tuple[str, Change, str]]] = {
         ),
         ("lr", dtype(torch.float32), "lr is float32; expected float64"),
         ("optimiser", to("lion"), "optimiser is 'lion'; expected 'sgd'"),
-        ("hyper", to([1.0, 2.0]), "hyper has 2 numbers; expected 4"),
+        ("hyper", to([1.0, 2.0]), "hyper has 2 numbers; expected 5"),
     ],
 }
 

@@ -1,17 +1,27 @@
 """The command line: what it prints, writes and returns."""
 
+import contextlib
+import io
 import json
+import os
+import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from nested import assert_same
+from PIL import Image
 
 import ffkern
-from ffkern import cli
+from ffkern import checkpoint, cli
+from ffkern.recipes import RECIPES, Recipe
+from ffkern.trainer import evaluate
 
-SHORT = ["train", "--dataset", "digits", "--layers", "40,30", "--epochs", "2", "--lr", "0.01"]
+SHORT = ["train", "--dataset", "digits", "--layers", "40,30", "--epochs", "2", "--lr", "0.01", "-q"]
 
 
 @pytest.fixture(autouse=True)
@@ -32,25 +42,13 @@ def run(capsys, *argv):
 
 
 def test_train_reports_what_the_trainer_measures(capsys):
-    code, out, err = run(capsys, *SHORT, "--no-decay", "--seed", "3", "--threads", "1", "--json", "-")
+    code, out, err = run(capsys, *SHORT, "--decay", "none", "--seed", "3", "--threads", "1", "--json", "-")
     assert (code, err) == (0, "")
     found = json.loads(out)
-    assert found["settings"] == {
-        "layers": [40, 30],
-        "epochs": 2,
-        "batch_size": 50,
-        "lr": 0.01,
-        "decay": False,
-        "negatives": "uniform",
-        "schedule": "simultaneous",
-        "norm": "rms",
-        "goodness": "mean_sq",
-        "threshold": 2.0,
-        "head": False,
-        "standardise": True,
-        "seed": 3,
-        "threads": 1,
-    }
+    chosen = RECIPES["digits"].override(layers=(40, 30), epochs=2, lr=0.01, decay="none", seed=3)
+    assert found["recipe"] == chosen.as_dict()
+    assert found["machine"].endswith(", 1 threads")
+    assert (found["ffkern"], found["torch"], found["finished"]) == (ffkern.__version__, torch.__version__, True)
     digits = ffkern.data.digits().scaled("mean-image")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -75,7 +73,7 @@ def test_train_compares_with_eager(capsys, tmp_path):
     assert 0 < eager["deviation_ffkern"] < 1e-4
     assert 0 < eager["largest_share_of_bound"] <= 1
     assert eager["seconds"] > eager["median_epoch_seconds"] > 0
-    assert "test accuracy" in out
+    assert "test error" in out
     assert "median epoch   ffkern" in out
     assert "within the bound" in out
 
@@ -85,7 +83,7 @@ def test_too_low_an_accuracy_is_exit_code_1(capsys):
     code, out, err = run(capsys, *argv)
     assert code == 1
     assert "%; expected at least 95 %" in err
-    assert "test accuracy" in out
+    assert "test error" in out
     assert run(capsys, *SHORT, "--epochs", "0", "--quiet")[0] == 0
 
 
@@ -106,14 +104,14 @@ def test_hard_negatives_train_a_head(capsys):
     code, out, _ = run(capsys, *SHORT, "--negatives", "hard", "--json", "-")
     found = json.loads(out)
     assert code == 0
-    assert found["settings"]["head"] is True
+    assert (found["recipe"]["head"], found["recipe"]["negatives"]) == ("auto", "hard")
     assert found["test"]["error_softmax"] < 0.5
     assert found["epochs"][1]["head"]["accuracy"] > found["epochs"][0]["head"]["accuracy"]
 
 
 def test_greedy_trains_layer_after_layer(capsys):
-    code, out, _ = run(capsys, *SHORT, "--schedule", "greedy", "--layers", "20", "--json", "-")
-    assert code == 0  # --layers twice: 40,30 and 20
+    code, out, _ = run(capsys, *SHORT, "--schedule", "greedy", "--layers", "40,30,20", "--json", "-")
+    assert code == 0
     stages = [epoch["stage"] for epoch in json.loads(out)["epochs"]]
     assert stages == ["layer 0"] * 2 + ["layer 1"] * 2 + ["layer 2"] * 2
 
@@ -121,14 +119,43 @@ def test_greedy_trains_layer_after_layer(capsys):
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["--dataset", "mnist"], "'mnist' is not one of 'digits'"),
+        (["--dataset", "mnst"], "ffkern: dataset is 'mnst'; expected one of 'digits', 'mnist'"),
+        (["--recipe", "digit"], "'digit' is not one of 'digits', 'article', 'hinton', 'supervised'"),
+        (["--scaling", "most"], "'most' is not one of 'none', 'mean-image', 'mean'"),
+        (["--decay", "cosine"], "'cosine' is not one of 'none', 'linear'"),
+        (["--label-value", "most"], "Invalid value for --label-value: 'most'; expected a number or 'max'"),
+        (["--shift", "-1"], "ffkern: shift is -1; expected an integer of at least 0"),
+        (["--held-out", "-1"], "ffkern: held_out is -1; expected an integer of at least 0"),
+        (["--held-out", "1347"], "ffkern: count is 1347; expected an integer from 1 to 1346"),
+        (["--eps", "nan"], "ffkern: eps is nan; expected a finite number"),
+        (["--temperature", "0"], "ffkern: temperature is 0.0; expected a number > 0"),
+        (["--iterations", "2"], "ffkern: iterations is 2; expected 1 with schedule='simultaneous'"),
+        (["--schedule", "greedy-batch"], "ffkern: decay is 'linear'; expected 'none' with schedule='greedy-batch'"),
+        (
+            ["--head", "all", "--schedule", "greedy-batch", "--decay", "none"],
+            "ffkern: head_opt is given; expected none",
+        ),
+        (["--csv"], "Invalid value for --csv/--tensorboard: there is no folder to write to; expected --out FOLDER"),
+        (["--tensorboard"], "there is no folder to write to; expected --out FOLDER"),
+        (["--patience", "3"], "Invalid value for --patience: 3; expected held-out images to watch (--held-out)"),
+        (["--patience", "0"], "greater than or equal to 1"),
+        (["--resume", "nowhere"], "ffkern: there is no checkpoint nowhere; expected one that `ffkern train --out"),
+        (
+            ["--resume", "run", "--lr", "1"],
+            "Invalid value for --resume: goes on with the run's own settings; expected no --lr",
+        ),
+        (["--resume", "run", "--recipe", "digits"], "expected no --recipe"),
+        (["--resume", "run", "--out", "x"], "Invalid value for --out: 'x'; expected none with --resume"),
+        (["--compare-eager", "--out", "run"], "a comparison is not saved; expected no --out, no --resume"),
+        (["--compare-eager", "--shift", "1"], "no shift, peers or weight decay"),
+        (["--seed", str(2**70)], "ffkern: "),
         (["--layers", "500,x"], "Invalid value for --layers: '500,x'; expected numbers of units"),
         (["--layers", "0"], "Invalid value for --layers: '0'; expected numbers of units"),
         (["--threshold", "high"], "Invalid value for --threshold: 'high'; expected a number or"),
         (["--batch-size", "0"], "ffkern: batch_size is 0; expected an integer of at least 1"),
         (["--lr", "-1"], "ffkern: lr is -1.0; expected a number >= 0"),
         (["--negatives", "easy"], "'easy' is not one of 'uniform', 'hard', 'all'"),
-        (["--negatives", "hard", "--no-head"], "ffkern: negatives is 'hard', which draws from the"),
+        (["--negatives", "hard", "--head", "none"], "ffkern: negatives is 'hard', which draws from the"),
         (
             ["--negatives", "hard", "--schedule", "greedy"],
             "ffkern: negatives is 'hard', which needs every layer's answer",
@@ -140,7 +167,7 @@ def test_greedy_trains_layer_after_layer(capsys):
         (["--epoch", "3"], "No such option: --epoch"),
         (
             ["--epochs", "-1", "--compare-eager"],
-            "ffkern: epochs is -1; expected an integer of at least",
+            "ffkern: epochs is -1; expected an integer of at least 0",
         ),
         (
             ["--json", "/nonexistent/result.json"],
@@ -148,17 +175,427 @@ def test_greedy_trains_layer_after_layer(capsys):
         ),
     ],
 )
-def test_mistakes_give_one_message_and_exit_code_2(capsys, argv, text):
-    code, out, err = run(capsys, "train", *argv)
+@pytest.mark.parametrize("folder", [[], ["--out", "run"]])
+def test_mistakes_give_one_message_and_exit_code_2(capsys, monkeypatch, tmp_path, argv, text, folder):
+    if folder and {"--out", "--resume", "--csv", "--tensorboard", "--compare-eager"} & set(argv):
+        folder = []
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "train", *argv, *folder)
     assert code == 2
     assert text in err
     assert out == ""
+    assert err.count("ffkern: ") + err.count("─ Error ─") == 1
+    assert os.listdir(tmp_path) == []
 
 
 def test_unknown_command(capsys):
     code, _, err = run(capsys, "learn")
     assert code == 2
     assert "No such command 'learn'" in err
+
+
+# ---------------------------------------------------------------- a folder that keeps the run
+
+KEPT = ["train", "--layers", "12,9", "--epochs", "3", "--held-out", "300", "--threads", "1", "-q"]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run that went through without a stop. Not to be written to."""
+    folder = tmp_path_factory.mktemp("kept") / "deep" / "run"
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        assert cli.main([*KEPT, "--out", str(folder), "--csv"]) == 0, err.getvalue()
+    assert err.getvalue() == ""
+    assert "test error" in out.getvalue()
+    return folder
+
+
+def without_times(result):
+    if isinstance(result, dict):
+        return {k: without_times(v) for k, v in result.items() if k not in ("seconds", "median_epoch_seconds")}
+    return [without_times(v) for v in result] if isinstance(result, list) else result
+
+
+def test_a_kept_run_is_complete(kept):
+    assert sorted(os.listdir(kept)) == ["checkpoint.pt", "metrics.csv", "result.json"]
+    result, saved = json.loads((kept / "result.json").read_text()), checkpoint.load(kept)
+    assert saved.recipe == RECIPES["digits"].override(layers=(12, 9), epochs=3, held_out=300)
+    assert (saved.shape, saved.threads) == ((1, 8, 8), 1)
+    assert result["recipe"] == saved.recipe.as_dict()
+    assert result["held_out_images"] == 300
+    images = saved.data()
+    assert result["test"] == evaluate(saved.net, images.test_x, images.test_y)
+    assert result["epochs"][-1]["validation"] == evaluate(saved.net, images.valid_x, images.valid_y)
+    assert torch.equal(saved.scaling.mean, images.scaling.mean)
+    rows = (kept / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 4
+
+
+def interrupt_after(monkeypatch, updates):
+    """Ctrl-C during that update."""
+    real = checkpoint.Checkpointer.on_update
+
+    def on_update(self, trainer):
+        if trainer.updates == updates:
+            signal.raise_signal(signal.SIGINT)
+        real(self, trainer)
+
+    monkeypatch.setattr(checkpoint.Checkpointer, "on_update", on_update)
+
+
+@pytest.mark.parametrize("updates", [1, 20, 21, 40, 62])
+def test_an_interrupted_run_goes_on_to_the_same_result(capsys, monkeypatch, tmp_path, kept, updates):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, updates)
+        code, out, err = run(capsys, *KEPT, "--out", str(folder), "--csv")
+    assert (code, out) == (130, "")
+    assert err == (
+        f"ffkern: stopped after {updates / 0.63:.1f} % of the updates; saved. `ffkern train --resume {folder}` goes on"
+    )
+    assert sorted(os.listdir(folder)) == ["checkpoint.pt", "metrics.csv"]
+    assert checkpoint.load(folder).trainer["updates"] == updates
+    code, out, err = run(capsys, "train", "--resume", str(folder), "-q")
+    assert (code, err) == (0, "")
+    assert sorted(os.listdir(folder)) == sorted(os.listdir(kept))
+    first, second = (json.loads((place / "result.json").read_text()) for place in (kept, folder))
+    assert without_times(first) == without_times(second)
+    assert_same(checkpoint._read(kept / "checkpoint.pt"), checkpoint._read(folder / "checkpoint.pt"))
+    columns = [[row.rsplit(",", 1)[0] for row in (f / "metrics.csv").read_text().splitlines()] for f in (kept, folder)]
+    assert columns[0] == columns[1]
+
+
+def test_resuming_a_finished_run_changes_nothing(capsys, tmp_path, kept):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "checkpoint.pt").write_bytes((kept / "checkpoint.pt").read_bytes())
+    code, _, err = run(capsys, "train", "--resume", str(folder / "checkpoint.pt"), "-q", "--json", str(folder / "j"))
+    assert (code, err) == (0, "")
+    assert without_times(json.loads((folder / "j").read_text())) == without_times(
+        json.loads((kept / "result.json").read_text())
+    )
+    assert sorted(os.listdir(folder)) == ["checkpoint.pt", "j", "result.json"]
+
+
+def test_an_occupied_folder_is_refused(capsys, kept, tmp_path):
+    before = {name: (kept / name).read_bytes() for name in os.listdir(kept)}
+    code, out, err = run(capsys, *KEPT, "--out", str(kept))
+    assert (code, out) == (2, "")
+    assert f"holds a run; `ffkern train --resume {kept}` goes on with it, or name another folder" in err
+    assert before == {name: (kept / name).read_bytes() for name in os.listdir(kept)}
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/run"):
+        code, out, err = run(capsys, *KEPT, "--out", str(tmp_path / place))
+        assert (code, out) == (2, "")
+        assert "is a file; expected a folder" in err or "Not a directory" in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_another_thread_count_is_said(capsys, tmp_path, kept):
+    (tmp_path / "checkpoint.pt").write_bytes((kept / "checkpoint.pt").read_bytes())
+    code, _, err = run(capsys, "train", "--resume", str(tmp_path), "-q", "--threads", "2")
+    assert code == 0
+    assert err == "ffkern: --threads 2, but the run began with 1: its last bits will differ"
+
+
+def test_a_run_resumed_on_other_data_is_refused(capsys, monkeypatch, tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((40, 5, 5), np.float32), np.arange(40) % 4
+    path, folder = tmp_path / "set.npz", tmp_path / "run"
+    np.savez(path, train_x=x, train_y=y)
+    argv = ["train", "--dataset", str(path), "--layers", "6", "--epochs", "2", "--out", str(folder), "-q"]
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        assert run(capsys, *argv)[0] == 130
+    before = (folder / "checkpoint.pt").read_bytes()
+    np.savez(path, train_x=x, train_y=(y + 1) % 4)
+    code, out, err = run(capsys, "train", "--resume", str(folder), "-q")
+    assert (code, out) == (2, "")
+    assert "holds other data than the run that was saved" in err
+    assert (folder / "checkpoint.pt").read_bytes() == before
+    np.savez(path, train_x=x[:, 1:], train_y=y)
+    code, out, err = run(capsys, "train", "--resume", str(folder), "-q")
+    assert (code, out) == (2, "")
+    np.savez(path, train_x=x, train_y=y)
+    code, out, _ = run(capsys, "train", "--resume", str(folder), "-q")
+    assert code == 0
+    assert "there are no test images" in out
+
+
+def test_patience_stops_a_run_for_good(capsys, tmp_path):
+    argv = [*KEPT, "--epochs", "9", "--lr", "0", "--patience", "2", "--out", str(tmp_path), "--json", "-"]
+    code, out, err = run(capsys, *argv)
+    result = json.loads(out)
+    assert (code, err, result["finished"], len(result["epochs"])) == (0, "", False, 3)
+    code, out, err = run(capsys, "train", "--resume", str(tmp_path), "--patience", "2", "-q")
+    assert (code, err) == (0, "")
+    assert "stopped early, by the held-out images" in out
+    assert len(checkpoint.load(tmp_path).history) == 3
+
+
+def test_tensorboard_is_logged_in_the_folder(capsys, tmp_path):
+    code, _, err = run(capsys, *KEPT, "--epochs", "1", "--out", str(tmp_path), "--tensorboard")
+    assert (code, err) == (0, "")
+    assert len(os.listdir(tmp_path / "tensorboard")) == 1
+
+
+def test_progress_goes_to_standard_error(capsys):
+    code, out, err = run(capsys, *SHORT[:-1])
+    assert code == 0
+    assert "all, epoch 2, loss " in err
+    assert "100 %, 0:00:00 left" in err
+    assert "digits: 1347 training and 450 test images; layers of 40, 30 units" in out
+    assert "left" not in out
+
+
+def test_every_setting_has_an_option(capsys):
+    _, out, _ = run(capsys, "train", "--help")
+    for setting in Recipe.settings():
+        assert f"--{setting.name.replace('_', '-')} " in out
+        assert " ".join(setting.metadata["help"].split()[:3]) in out
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_can_be_named(capsys, recipe):
+    argv = ["--recipe", recipe, "--dataset", "digits", "--layers", "5,4", "--held-out", "100", "--epochs", "1"]
+    code, out, _ = run(capsys, "train", *argv, "--iterations", "3" if recipe == "article" else "1", "--json", "-")
+    found = json.loads(out)
+    assert code == 0
+    assert found["recipe"]["name"] == recipe
+    assert found["recipe"]["lr"] == RECIPES[recipe].lr
+    assert [len(e["layers"]) for e in found["epochs"]] == [2] * len(found["epochs"])
+
+
+# ---------------------------------------------------------------- eval and predict
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return ffkern.data.digits()
+
+
+def test_eval_of_every_part(capsys, kept):
+    result = json.loads((kept / "result.json").read_text())
+    code, out, err = run(capsys, "eval", str(kept), "--json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (found.pop("dataset"), found.pop("part"), found.pop("images")) == ("digits", "test", 450)
+    assert found == result["test"]
+    _, out, _ = run(capsys, "eval", str(kept / "checkpoint.pt"), "--part", "held-out", "--json", "--threads", "2")
+    last = result["epochs"][-1]["validation"]
+    assert json.loads(out) == {"dataset": "digits", "part": "held-out", "images": 300, **last}
+    code, out, _ = run(capsys, "eval", str(kept), "--part", "train")
+    saved = checkpoint.load(kept)
+    images = saved.data()
+    error = 100 * evaluate(saved.net, images.train_x, images.train_y)["error"]
+    assert out.startswith(f"digits, 1047 train images: {error:.2f} % by goodness of all layers, ")
+
+
+def test_eval_of_other_data_scales_them_as_the_run_did(capsys, tmp_path, kept, digits):
+    arrays = {"train_x": digits.train_x[:50], "train_y": digits.train_y[:50]}
+    arrays |= {"test_x": digits.test_x, "test_y": digits.test_y}
+    shaped = {k: v.reshape(-1, 8, 8).numpy() if k.endswith("x") else v.numpy() for k, v in arrays.items()}
+    np.savez(tmp_path / "other.npz", **shaped)
+    code, out, err = run(capsys, "eval", str(kept), "--dataset", str(tmp_path / "other.npz"), "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["error"] == json.loads((kept / "result.json").read_text())["test"]["error"]
+    np.savez(tmp_path / "flat.npz", train_x=shaped["train_x"][:, 1:], train_y=shaped["train_y"])
+    code, out, err = run(capsys, "eval", str(kept), "--dataset", str(tmp_path / "flat.npz"), "--part", "train")
+    assert (code, out) == (2, "")
+    assert "has images of (1, 7, 8); expected (1, 8, 8)" in err
+    code, out, err = run(capsys, "eval", str(kept), "--dataset", str(tmp_path / "flat.npz"))
+    assert (code, out) == (2, "")
+    assert "flat has no test images" in err
+    shaped["test_y"] = shaped["test_y"] + 5
+    np.savez(tmp_path / "labels.npz", **shaped)
+    code, out, err = run(capsys, "eval", str(kept), "--dataset", str(tmp_path / "labels.npz"))
+    assert (code, out) == (2, "")
+    assert "10 classes" in err
+
+
+def test_predict_arrays_and_pictures(capsys, tmp_path, kept, digits):
+    saved = checkpoint.load(kept)
+    rows = digits.test_x[:3]
+    scaled = saved.scaling.apply(rows)
+    wanted = saved.net.predict(scaled).tolist()
+    np.save(tmp_path / "three.npy", rows.reshape(3, 8, 8).numpy())
+    np.save(tmp_path / "one.npy", rows[0].numpy())
+    picture = Image.fromarray((rows[1].reshape(8, 8).numpy() * 255).round().astype(np.uint8))
+    picture.save(tmp_path / "dark.png")
+    picture.point(lambda v: 255 - v).save(tmp_path / "light.png")
+    picture.resize((24, 24), Image.Resampling.NEAREST).save(tmp_path / "large.png")
+    files = [str(tmp_path / name) for name in ("three.npy", "one.npy", "dark.png", "light.png", "large.png")]
+    out_file = tmp_path / "labels.npy"
+    code, out, err = run(capsys, "predict", str(kept), *files, "--json", "--out", str(out_file))
+    answers = json.loads(out)
+    assert code == 0
+    names = [*(f"{files[0]}[{i}]" for i in range(3)), *files[1:]]
+    assert [a["file"] for a in answers] == names
+    assert [a["label"] for a in answers][:6] == [*wanted, wanted[0], wanted[1], wanted[1]]
+    assert np.load(out_file).tolist() == [a["label"] for a in answers]
+    goodness = saved.net.goodness(scaled)
+    np.testing.assert_allclose([a["goodness"] for a in answers[:3]], goodness.transpose(0, 1).numpy(), rtol=1e-5)
+    ranked = goodness.sum(0).argsort(dim=1, descending=True)
+    assert [a["second"] for a in answers[:3]] == ranked[:, 1].tolist()
+    assert [a["label_but_first"] for a in answers[:3]] == saved.net.predict(scaled, "all_but_first").tolist()
+    assert "light.png: dark on light, so light and dark were swapped (--no-invert keeps them)" in err
+    assert "large.png: resized from 24 x 24 to 8 x 8" in err
+    assert "dark.png:" not in err
+    code, out, err = run(capsys, "predict", str(kept), files[2], files[3], "--no-invert")
+    lines = out.splitlines()
+    assert (code, err, len(lines)) == (0, "", 2)
+    assert lines[0].startswith(f"{files[2]}: {wanted[1]}  (second choice {int(ranked[1, 1])}; all but the first layer ")
+
+
+def test_predict_by_the_softmax_head(capsys, tmp_path, digits):
+    folder = tmp_path / "run"
+    assert run(capsys, *KEPT, "--head", "all", "--out", str(folder))[0] == 0
+    saved = checkpoint.load(folder)
+    np.save(tmp_path / "x.npy", digits.test_x[:4].numpy())
+    code, out, _ = run(capsys, "predict", str(folder), str(tmp_path / "x.npy"), "--json")
+    chance = saved.net.logits(saved.scaling.apply(digits.test_x[:4])).softmax(1)
+    assert code == 0
+    assert [a["label_softmax"] for a in json.loads(out)] == chance.argmax(1).tolist()
+    np.testing.assert_allclose([a["probability"] for a in json.loads(out)], chance.amax(1).numpy(), rtol=1e-5)
+    _, out, _ = run(capsys, "predict", str(folder), str(tmp_path / "x.npy"))
+    assert f"softmax head {int(chance[0].argmax())} ({100 * float(chance[0].max()):.1f} %)" in out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("none.png", "there is no file"),
+        ("text.png", "cannot be read as a picture"),
+        ("shape.npy", "has shape [2, 63]; expected [N, 8, 8] or [N, 64]"),
+        ("nan.npy", "holds NaN or infinity; expected finite numbers"),
+        ("", "there is no file"),
+    ],
+)
+def test_predict_refuses_a_bad_file_and_writes_nothing(capsys, tmp_path, kept, name, text):
+    (tmp_path / "text.png").write_text("no picture")
+    np.save(tmp_path / "shape.npy", np.zeros((2, 63)))
+    np.save(tmp_path / "nan.npy", np.full((2, 64), np.nan))
+    np.save(tmp_path / "good.npy", np.zeros(64))
+    out_file = tmp_path / "labels.npy"
+    files = [str(tmp_path / "good.npy"), str(tmp_path / name)]
+    code, out, err = run(capsys, "predict", str(kept), *files, "--out", str(out_file))
+    assert (code, out) == (2, "")
+    assert text in err
+    assert err.count("ffkern: ") == 1
+    assert not out_file.exists()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["eval"], ["eval", "nowhere"], ["predict"], ["predict", "nowhere"], ["predict", "nowhere", "x.png"]],
+    ids=" ".join,
+)
+def test_commands_without_a_run(capsys, monkeypatch, tmp_path, argv):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert "Missing argument" in err or "ffkern: there is no checkpoint nowhere" in err
+
+
+# ---------------------------------------------------------------- any command line at all
+
+TEXTS = [
+    "",
+    "0",
+    "1",
+    "-1",
+    "2.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "1e-320",
+    "x",
+    "é",
+    "--",
+    "max",
+    "width",
+    "all",
+    "none",
+]
+POOLS = {  # where a wild value would take minutes or gigabytes
+    "layers": ["4", "3,2", "0", "", "x", "2,,2", "-1", "1.5", "٣"],
+    "shift": ["0", "1", "7", "-1", "x", "1.5"],
+    "iterations": ["1", "3", "0", "-1", "x"],
+    "batch_size": ["1", "40", "1000000", "0", "-1", "x"],
+    "epochs": ["0", "1", "-1", "x", "1.5"],
+    "threads": ["1", "2", "0", "-1", "9999", "x"],
+    "dataset": ["digits", "mnist", "set.npz", "broken.npz", "none.npz", ".", "", "x"],
+    "folder": [".", "nowhere", "broken.npz", ""],
+    "json": ["-", "j.json", "none/j.json", ".", ""],
+    "out": ["new", "new/deep", "run", ".", "broken.npz", "broken.npz/x", ""],
+    "resume": ["run", "run/checkpoint.pt", "broken.npz", "nowhere", "new", ""],
+    "recipe": [*RECIPES, "x"],
+    "save_every": ["0", "1e9", "-1", "nan", "x"],
+    "require_accuracy": ["0", "100", "101", "nan", "x"],
+    "patience": ["1", "0", "x"],
+    "seed": ["0", "-1", str(2**63), str(2**64), str(10**30), "x"],
+}
+FLAGS = ["--csv", "--tensorboard", "--compare-eager", "--quiet", "-q", "--help", "--nonsense"]
+
+
+def random_argv(rng):
+    settings = {f.name: f for f in Recipe.settings()}
+    command = rng.choice(["train"] * 8 + ["eval", "predict"])
+    argv = [command]
+    if command == "train":
+        names = [*settings, "json", "out", "resume", "recipe", "save_every", "require_accuracy", "patience"]
+        for name in rng.sample(names, rng.choice([0, 1, 1, 2, 3, 5])):
+            choices = [str(settings[name].default)] if name in settings else []
+            hints = cli.train._add_settings.__globals__["get_type_hints"](Recipe)
+            words = [w for w in getattr(hints.get(name), "__args__", ()) if isinstance(w, str)]
+            argv += ["--" + name.replace("_", "-"), rng.choice(POOLS.get(name, [*TEXTS, *choices * 5, *words * 5]))]
+        argv += rng.sample(FLAGS, rng.choice([0, 0, 1, 2]))
+        if "--resume" not in argv:
+            for name in ("layers", "epochs"):
+                argv += ["--" + name, rng.choice(POOLS[name][:2])]
+            if rng.random() < 0.9 and not {"--schedule", "--recipe", "--iterations"} & set(argv):
+                argv += ["--schedule", rng.choice(["simultaneous", "greedy", "greedy-batch"])]
+            if "--recipe" in argv:
+                argv += ["--dataset", "digits", "--iterations", rng.choice(POOLS["iterations"])]
+        return argv
+    argv += [rng.choice(POOLS["resume"])] if rng.random() < 0.9 else []
+    if command == "predict":
+        argv += rng.choices(["x.npy", "x.png", "broken.png", "set.npz", "run", "none"], k=rng.choice([0, 1, 2]))
+        argv += rng.sample(["--invert", "--no-invert", "--json", "--nonsense"], rng.choice([0, 1]))
+        return argv + (["--out", rng.choice(["labels.npy", "run", "none/x.npy", ""])] if rng.random() < 0.3 else [])
+    argv += ["--part", rng.choice(["test", "train", "held-out", "x"])] if rng.random() < 0.5 else []
+    argv += ["--dataset", rng.choice(POOLS["dataset"])] if rng.random() < 0.4 else []
+    return argv + (["--threads", rng.choice(POOLS["threads"])] if rng.random() < 0.3 else [])
+
+
+@pytest.mark.filterwarnings("default")  # a warning is no traceback
+@pytest.mark.parametrize("part", range(3))
+def test_any_command_line_ends_in_an_answer_or_a_sentence(capsys, monkeypatch, tmp_path, digits, seed, part):
+    few = ffkern.data.Dataset(
+        "digits", *(t[:60] for t in (digits.train_x, digits.train_y, digits.test_x, digits.test_y)), 10, (1, 8, 8)
+    )
+    monkeypatch.setattr("ffkern.data.loading.digits", lambda: few)
+    monkeypatch.setenv("FFKERN_DATA", str(tmp_path / "no data"))
+    monkeypatch.chdir(tmp_path)
+    np.savez("set.npz", train_x=np.random.default_rng(0).random((20, 8, 8)), train_y=np.arange(20) % 10)
+    for name in ("broken.npz", "broken.png"):
+        Path(name).write_text("broken")
+    np.save("x.npy", np.zeros((2, 8, 8)))
+    Image.new("L", (9, 9)).save("x.png")
+    assert run(capsys, "train", "--layers", "4", "--epochs", "1", "--out", "run", "-q")[0] == 0
+    rng, codes = random.Random(seed + part), []
+    for _ in range(int(os.environ.get("FFKERN_TEST_FUZZ") or 100)):
+        argv = random_argv(rng)
+        try:
+            code, out, err = run(capsys, *argv)
+        except BaseException as error:
+            raise AssertionError(f"{argv} raised {error!r}") from error
+        codes.append(code)
+        assert code in (0, 1, 2, 130), (argv, code)
+        assert code != 2 or (err and not out), (argv, out)
+        assert code == 2 or "ffkern: " not in err or code == 1, (argv, err)
+    assert {0, 2} <= set(codes)
 
 
 def test_info_as_json_and_as_text(capsys, monkeypatch):

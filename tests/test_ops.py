@@ -750,7 +750,7 @@ def test_zero_rows(norm):
 def test_all_rows_zero_moves_no_weight():
     a = cases.step_arguments(6, 14, 11, optimiser="ema", fresh=True, eps=1e-8)
     a["x"] = torch.zeros_like(a["x"])
-    a["hyper"] = [0.9, 0.0, 0.0, 0.0]
+    a["hyper"] = [0.9, 0.0, 0.0, 0.0, 2.0**-24]
     got = cases.step(**a)
     assert torch.equal(got["weight"], a["weight"])
     assert bool((got["weight_state"] == 0).all())

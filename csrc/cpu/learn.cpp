@@ -7,7 +7,8 @@
 //   1. z = x W^T for a chunk of rows: the row scale r commutes with the product, so raw x goes in.
 //   2. Row by row, while the row is in the first-level cache: r from ||x||, h = relu(r z + b), goodness, loss,
 //      c = dloss/dg, and r dz = r c g'(h) written over the row. h itself is stored only if somebody wants it.
-//   3. dW = (r dz)^T x for a block of units, and the optimiser on that block while it is in cache.
+//   3. dW = (r dz)^T x over the rows that still teach (lessons.h), for a block of units, and the optimiser on that
+//   block while it is in cache.
 //
 // Bytes: x twice, the chunk of z three times, W once for the product, and W and its state once read and once written
 // by the update; no activation gradient, no dW of the whole layer unless the rows come in several chunks.
@@ -22,7 +23,10 @@
 //
 // Order of every sum: rows are cut into slices (a function of sizes and thread count), a slice adds its rows in
 // order, slices are added in order.
+#include <optional>
+
 #include "arena.h"
+#include "lessons.h"
 #include "rows.h"
 
 namespace ffkern::cpu {
@@ -39,16 +43,20 @@ RowGradient row_gradient(const Layer& layer, float coef, float scale, const floa
 
 /// dW[first.., :] of `units` units = (r dz)^T x. All columns, so that the product stays aligned: scatter_labels()
 /// then puts the label columns right.
-void weight_product(const Provider& provider, const Layer& layer, int64_t begin, int64_t images, const float* rdz,
-                    int64_t first, int64_t units, bool add, float* dweight) {
+void weight_product(const Provider& provider, const Layer& layer, ProductRows rows, const float* rdz, int64_t first,
+                    int64_t units, bool add, float* dweight) {
+  if (rows.count == 0 && !add) {
+    std::memset(dweight, 0, sizeof(float) * units * layer.inputs);
+    return;
+  }
   provider.gemm(provider, {.trans_a = true,
                            .m = units,
                            .n = layer.inputs,
-                           .k = images,
+                           .k = rows.count,
                            .a = rdz + first,
                            .lda = layer.units,
-                           .b = layer.x + begin * layer.ldx,
-                           .ldb = layer.ldx,
+                           .b = rows.x,
+                           .ldb = rows.ldx,
                            .beta = add ? 1.0f : 0.0f,
                            .c = dweight,
                            .ldc = layer.inputs});
@@ -118,6 +126,16 @@ void gradient_row(const Layer& layer, const RowKernels& kernels, const SliceSums
   }
 }
 
+/// ||x_i|| for a row's mass: `norm` from input_norm(), which leaves it out where no scale depends on it.
+float length_of(const Layer& layer, const RowKernels& kernels, int64_t i, float norm) {
+  if (layer.kind.norm != Norm::kNone || layer.classes > 0 || layer.x_norm != nullptr) return norm;
+  return std::sqrt(kernels.sum_sq(layer.x + i * layer.ldx, layer.inputs));
+}
+
+float length_of(const Layer& layer, const RowKernels& kernels, int64_t i) {
+  return length_of(layer, kernels, i, input_norm(layer, kernels, i));
+}
+
 /// Label columns of dW for units [first, first + units) from the reduced sums.
 void scatter_labels(const Layer& layer, const SliceSums& sums, int64_t first, int64_t units, float* dweight) {
   for (int64_t j = 0; j < units; ++j) {
@@ -160,11 +178,12 @@ int64_t update_block(const Layer& layer) {
 
 /// dW block by block, each updated while in cache.
 void update_blocks(const Provider& provider, const RowKernels& kernels, const Layer& layer, const SliceSums& sums,
-                   const float* rdz, const OptimiserParams& params, const Trained& trained, float* dweight) {
+                   ProductRows rows, const float* rdz, const OptimiserParams& params, const Trained& trained,
+                   float* dweight) {
   const int64_t block = update_block(layer);
   for (int64_t first = 0; first < layer.units; first += block) {
     const int64_t units = layer.units - first < block ? layer.units - first : block;
-    weight_product(provider, layer, 0, layer.images, rdz, first, units, false, dweight);
+    weight_product(provider, layer, rows, rdz, first, units, false, dweight);
     scatter_labels(layer, sums, first, units, dweight);
     update_units(provider, kernels, layer, params, trained, first, units, dweight);
   }
@@ -181,16 +200,22 @@ struct GradientScratch {
       : sums(arena, provider, layer), rdz(arena.take(layer.images * layer.units)) {}
 };
 
-/// r dz of every image and the slice sums, from kept activities.
+/// r dz of every image and the slice sums, from kept activities; notes what each row teaches, unless lessons is null.
 void sweep_gradients(const Provider& provider, const RowKernels& kernels, const Layer& layer, const Activities& kept,
-                     const float* coef, const float* sign, const float* peer, const GradientScratch& scratch) {
+                     const float* coef, const float* sign, const float* peer, const GradientScratch& scratch,
+                     const Lessons* lessons) {
   const SliceSums& sums = scratch.sums;
   sums.clear();
   parallel_tasks(provider, sums.slices, [&](int64_t s) {
     for (int64_t i = slice_begin(layer.images, sums.slices, s); i < slice_begin(layer.images, sums.slices, s + 1);
          ++i) {
+      const float x_norm = lessons != nullptr ? length_of(layer, kernels, i) : 0.0f;
       for (int64_t v = 0; v < layer.variants; ++v) {
         const int64_t at = v * layer.images + i;
+        if (lessons != nullptr) {
+          const float h_norm = std::sqrt(kernels.sum_sq(kept.h + at * layer.units, layer.units));
+          lessons->note(layer, i, v == 0, coef[at], kept.scale[at], h_norm, x_norm, peer != nullptr && sign[at] > 0);
+        }
         gradient_row(layer, kernels, sums, s, v, at,
                      row_gradient(layer, coef[at], kept.scale[at], peer, sign != nullptr ? sign[at] : 0.0f),
                      kept.h + at * layer.units, scratch.rdz + i * layer.units);
@@ -214,15 +239,16 @@ void gradient(const Provider& provider, const Layer& layer, const Activities& ke
   const RowKernels& kernels = row_kernels();
   Arena arena(scratch);
   const GradientScratch parts(arena, provider, layer);
-  sweep_gradients(provider, kernels, layer, kept, coef, sign, peer, parts);
+  sweep_gradients(provider, kernels, layer, kept, coef, sign, peer, parts, nullptr);
   std::memcpy(dbias, parts.sums.db(), sizeof(float) * layer.units);
-  weight_product(provider, layer, 0, layer.images, parts.rdz, 0, layer.units, false, dweight);
+  weight_product(provider, layer, {layer.images, layer.x, layer.ldx}, parts.rdz, 0, layer.units, false, dweight);
   scatter_labels(layer, parts.sums, 0, layer.units, dweight);
 }
 
 int64_t update_floats(const Provider& provider, const Layer& layer) {
   Arena arena(nullptr);
   GradientScratch(arena, provider, layer);
+  Lessons(arena, layer);
   arena.take(update_block(layer) * layer.inputs);
   return arena.used();
 }
@@ -232,9 +258,12 @@ void update(const Provider& provider, const Layer& layer, const Activities& kept
   const RowKernels& kernels = row_kernels();
   Arena arena(scratch);
   const GradientScratch parts(arena, provider, layer);
+  const Lessons lessons(arena, layer);
   float* dweight = arena.take(update_block(layer) * layer.inputs);
-  sweep_gradients(provider, kernels, layer, kept, coef, sign, peer, parts);
-  update_blocks(provider, kernels, layer, parts.sums, parts.rdz, params, trained, dweight);
+  sweep_gradients(provider, kernels, layer, kept, coef, sign, peer, parts,
+                  params.row_tolerance > 0 ? &lessons : nullptr);
+  const ProductRows rows = lessons.keep(kernels, layer, params.row_tolerance, peer, parts.rdz);
+  update_blocks(provider, kernels, layer, parts.sums, rows, parts.rdz, params, trained, dweight);
   update_bias(kernels, layer.units, params, trained, parts.sums.db());
 }
 
@@ -251,6 +280,7 @@ struct StepScratch {
   float* variant_h = nullptr;  // [slices, V, M] activities of one image, when nobody keeps them
   float* peer_sums = nullptr;  // [slices, M]
   float* p = nullptr;
+  std::optional<Lessons> lessons;  // of a batch in one chunk
 
   StepScratch(Arena& arena, const Provider& provider, const Layer& layer, bool peer)
       : chunk(chunk_images(layer, peer)), sums(arena, provider, layer) {
@@ -268,6 +298,7 @@ struct StepScratch {
       peer_sums = arena.take(sums.slices * layer.units);
       p = arena.take(layer.units);
     }
+    if (chunk == layer.images) lessons.emplace(arena, layer);
   }
 
   /// The peer term of any row needs the mean over all rows first, hence one chunk.
@@ -289,6 +320,7 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
   const Layer& layer = step.layer;
   const SliceSums& sums = scratch.sums;
   const int64_t units = layer.units, slices = sums.slices;
+  const bool note = scratch.lessons && step.optimiser.row_tolerance > 0;
   parallel_tasks(provider, slices, [&](int64_t s) {
     double* stats = scratch.stats + s * kStatCount;
     for (int64_t i = begin + slice_begin(count, slices, s); i < begin + slice_begin(count, slices, s + 1); ++i) {
@@ -298,6 +330,7 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
         return layer.classes > 0 ? scratch.variant_h + (s * layer.variants + v) * units : z;
       };
       if (pass.lesson) scratch.norm[i] = input_norm(layer, kernels, i);
+      const float x_norm = pass.lesson && note ? length_of(layer, kernels, i, scratch.norm[i]) : 0.0f;
       // Variants that nobody keeps are computed again when the lesson was in an earlier pass.
       if (pass.lesson || (layer.classes > 0 && step.keep_h == nullptr)) {
         for (int64_t v = 0; v < layer.variants; ++v) {
@@ -306,6 +339,10 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
           if (!pass.lesson) continue;
           scratch.scale[at] = row.scale;
           scratch.coef[at] = row_lesson(step.lesson, layer.rows(), at, row.goodness, stats);
+          if (note) {
+            scratch.lessons->note(layer, i, v == 0, scratch.coef[at], row.scale, row.h_norm, x_norm,
+                                  scratch.p != nullptr && step.lesson.sign[at] > 0);
+          }
           if (step.keep_h_norm != nullptr) step.keep_h_norm[at] = row.h_norm;
           if (scratch.p != nullptr && step.lesson.sign[at] > 0) {
             kernels.add(activities(v), scratch.peer_sums + s * units, units);
@@ -360,7 +397,10 @@ void step(const Provider& provider, const Step& step, float* memory) {
     } else {
       sweep(provider, kernels, step, scratch, begin, count, {.lesson = true, .learn = true});
     }
-    if (chunked) weight_product(provider, layer, begin, count, scratch.z, 0, layer.units, begin > 0, scratch.dweight);
+    if (chunked) {
+      weight_product(provider, layer, {count, layer.x + begin * layer.ldx, layer.ldx}, scratch.z, 0, layer.units,
+                     begin > 0, scratch.dweight);
+    }
   }
   scratch.sums.reduce(layer, scratch.p, peer ? count_positive(layer.rows(), step.lesson.sign) : 0);
 
@@ -368,7 +408,9 @@ void step(const Provider& provider, const Step& step, float* memory) {
     scatter_labels(layer, scratch.sums, 0, layer.units, scratch.dweight);
     update_units(provider, kernels, layer, step.optimiser, step.trained, 0, layer.units, scratch.dweight);
   } else {
-    update_blocks(provider, kernels, layer, scratch.sums, scratch.z, step.optimiser, step.trained, scratch.dweight);
+    const ProductRows rows = scratch.lessons->keep(kernels, layer, step.optimiser.row_tolerance, scratch.p, scratch.z);
+    update_blocks(provider, kernels, layer, scratch.sums, rows, scratch.z, step.optimiser, step.trained,
+                  scratch.dweight);
   }
   update_bias(kernels, layer.units, step.optimiser, step.trained, scratch.sums.db());
   for (int64_t s = 0; s < slices; ++s) {

@@ -287,13 +287,22 @@ struct Update {
          const Tensor& weight_state, const Tensor& bias_state, const Tensor& step_, const Tensor& lr,
          const std::string& optimiser, const std::vector<double>& hyper) {
     params.kind = parse_optimiser(op, optimiser);
-    if (hyper.size() != 4) {
-      refuse(op, "hyper has ", hyper.size(), " numbers; expected 4: beta1 (or momentum), beta2, eps, weight_decay");
+    if (hyper.size() != 5) {
+      refuse(op, "hyper has ", hyper.size(),
+             " numbers; expected 5: beta1 (or momentum), beta2, eps, weight_decay, row_tolerance");
     }
     params.beta1 = hyper[0];
     params.beta2 = hyper[1];
     params.eps = hyper[2];
     params.weight_decay = hyper[3];
+    params.row_tolerance = hyper[4];
+    if (!(params.row_tolerance >= 0 && params.row_tolerance < 1)) {
+      refuse(op, "hyper[4] (row_tolerance) is ", params.row_tolerance, "; expected a number in [0, 1)");
+    }
+    if (params.row_tolerance > 0 && state_slots(params.kind) == 2) {
+      refuse(op, "hyper[4] (row_tolerance) is ", params.row_tolerance, "; expected 0 with ", optimiser,
+             ", which rescales small gradients");
+    }
     params.lr = *scalar<double>(op, "lr", lr, ScalarType::Double);
     step = scalar<int64_t>(op, "step", step_, ScalarType::Long);
     const int64_t slots = state_slots(params.kind);

@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 def plot(
     run: Annotated[Path, typer.Argument(help="A checkpoint, or the folder of a run.", show_default=False)],
     kind: Annotated[
-        list[Literal["curves", "goodness", "activity", "fields", "all"]] | None,
-        typer.Option(help="What to draw; may be repeated. [default: all]", show_default=False),
-    ] = None,
+        Literal["curves", "goodness", "activity", "fields", "all"], typer.Option(help="What to draw.")
+    ] = "all",
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the pictures. [default: RUN/plots]", show_default=False)
+        Path | None, typer.Option(help="Folder for the pictures; by default RUN/plots.", show_default=False)
     ] = None,
     image: Annotated[int, typer.Option(min=0, help="Test image whose activities are drawn, from 0.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the wrong labels in the histogram of goodness.")] = 0,
@@ -57,8 +56,8 @@ def plot(
         "activity": activity,
         "fields": lambda: figures.receptive_fields(net, saved.shape),
     }
-    wanted = [name for name in draw if name in (kind or ())]
-    if not kind or "all" in kind:  # then what cannot be drawn is left out
+    wanted: list[str] = [kind]
+    if kind == "all":  # then what cannot be drawn is left out
         lacking = {
             "curves": "" if saved.history else "the run has no finished epoch",
             "fields": "" if saved.shape[0] in (1, 3) else f"the images have {saved.shape[0]} channels",

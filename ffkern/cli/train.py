@@ -35,7 +35,10 @@ RESULT, TABLE, BOARD = "result.json", "metrics.csv", "tensorboard"  # in the fol
 
 
 def train(
-    recipe: Annotated[Literal[tuple(RECIPES)], typer.Option(help="Where the settings come from.")] = "digits",  # type: ignore[valid-type]
+    recipe: Annotated[
+        Literal[tuple(RECIPES)] | None,  # type: ignore[valid-type]
+        typer.Option(help="Where the settings come from. [default: digits]"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to keep the run in: checkpoint, result, logs. Made if missing.")
     ] = None,
@@ -78,9 +81,10 @@ def train(
     goes: Ctrl-C, a crash or a lost machine lose nothing but the last seconds, and --resume ends with the same bits.
     """
     changed = {name: _parsed(name, value) for name, value in settings.items() if value is not None}
-    _check_places(out, resume, changed, json_path, csv or tensorboard)
+    given = (["recipe"] if recipe is not None else []) + list(changed)
+    _check_places(out, resume, given, json_path, csv or tensorboard)
     saved = checkpoint.load(resume) if resume is not None else None
-    chosen: Recipe = saved.recipe if saved is not None else RECIPES[recipe].override(**changed)
+    chosen: Recipe = saved.recipe if saved is not None else RECIPES[recipe or "digits"].override(**changed)
     _check_comparison(chosen, compare_eager, out or resume)
     if require_accuracy is None and compare_eager:
         require_accuracy = REQUIRED_ACCURACY
@@ -95,7 +99,6 @@ def train(
     callbacks: list[Callback] = [EarlyStop(patience)] if patience is not None else []
     callbacks += [] if quiet else [Progress()]
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         callbacks += [CSVLog(folder / TABLE)] if csv or (folder / TABLE).exists() else []
         callbacks += [TensorBoard(folder / BOARD)] if tensorboard or (folder / BOARD).exists() else []
         callbacks += [interruptible, checkpoint.Checkpointer(folder / checkpoint.NAME, chosen, images, save_every)]
@@ -105,8 +108,11 @@ def train(
 
     comparison = _Comparison(trainer, images, chosen) if compare_eager else None
     validation = None if images.valid_x is None or images.valid_y is None else (images.valid_x, images.valid_y)
+    records = trainer.run(images.train_x, images.train_y, validation)
+    if folder is not None:  # only now: a mistake leaves no folder behind
+        folder.mkdir(parents=True, exist_ok=True)
     # In turn, epoch by epoch, so that both meet the same machine.
-    for _ in trainer.run(images.train_x, images.train_y, validation):
+    for _ in records:
         if comparison is not None:
             comparison.train_epoch()
     if interruptible.interrupted and not trainer.finished:
@@ -181,9 +187,7 @@ def _parsed(name: str, value: Any) -> Any:
     return value
 
 
-def _check_places(
-    out: Path | None, resume: Path | None, changed: dict[str, Any], json_path: str | None, logs: bool
-) -> None:
+def _check_places(out: Path | None, resume: Path | None, given: list[str], json_path: str | None, logs: bool) -> None:
     if json_path not in (None, "-") and (Path(json_path).is_dir() or not Path(json_path).absolute().parent.is_dir()):
         raise typer.BadParameter(f"{json_path!r}; expected '-' or a file in a folder that exists", param_hint="--json")
     if resume is not None:
@@ -191,8 +195,8 @@ def _check_places(
             raise typer.BadParameter(
                 f"'{out}'; expected none with --resume, which goes on in its folder", param_hint="--out"
             )
-        if changed:
-            names = ", ".join("--" + name.replace("_", "-") for name in changed)
+        if given:
+            names = ", ".join("--" + name.replace("_", "-") for name in given)
             raise typer.BadParameter(f"goes on with the run's own settings; expected no {names}", param_hint="--resume")
     if out is not None and (out / checkpoint.NAME).exists():
         raise typer.BadParameter(

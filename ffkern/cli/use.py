@@ -48,6 +48,10 @@ def evaluate_command(
     if dataset is not None:
         if tuple(images.shape) != tuple(saved.shape):
             raise typer.BadParameter(f"has images of {images.shape}; expected {saved.shape}", param_hint="--dataset")
+        if images.classes > saved.net.classes:
+            raise typer.BadParameter(
+                f"has {images.classes} classes; expected at most {saved.net.classes} classes", param_hint="--dataset"
+            )
         x = saved.scaling.apply(x)
     found = evaluate(saved.net, x, y)
     if as_json:

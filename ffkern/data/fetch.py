@@ -107,11 +107,11 @@ def fetch(name: str, folder: str | Path | None = None, *, say: Callable[[str], N
 
 def _advice(source: Source, target: Path, missing: list[File], tried: list[str], again: str) -> str:
     places = ", ".join(dict.fromkeys(str(target.parent / place.path) for place in source.places))
-    gzip = "plain or as .gz, " if any(place.form == "gzip" for place in source.places) else ""
+    gzip = " (plain or as .gz)" if any(place.form == "gzip" for place in source.places) else ""
     links = [mirror.url + ("" if mirror.inside is None else next(iter(mirror.downloads))) for mirror in source.mirrors]
     lines = [f"{source.name} could not be fetched. Tried:"]
     lines += [f"  {line}" for line in (f"files in {places}: not all there", *tried)]
-    lines += [f"To go on by hand, put these files, {gzip}into {target}, and {again}:"]
+    lines += [f"To go on by hand, put these files{gzip} into {target} and {again}:"]
     lines += [f"  {file.name}" for file in missing]
     lines += [f"They are at {' and '.join(links)}"] if links else []
     return "\n".join(lines)
@@ -193,7 +193,7 @@ def _origins(source: Source, base: Path, aside: Path, say: Callable[[str], None]
 
 
 def _local(path: Path, source: Source) -> Callable[[set[str]], Callable[[str], bytes]]:
-    limit = 2 * max(file.size for file in source.files)  # a pickle or poor compression is a little larger
+    limit = _largest(source)
 
     def read(member: str) -> bytes:
         file = path / member
@@ -204,6 +204,11 @@ def _local(path: Path, source: Source) -> Callable[[set[str]], Callable[[str], b
         return file.read_bytes()
 
     return lambda members: read
+
+
+def _largest(source: Source) -> int:
+    """Bytes that a file of any form may have: a pickle or useless compression is somewhat larger than the content."""
+    return 2 * max(file.size for file in source.files) + (1 << 16)
 
 
 def _mirrored(
@@ -237,7 +242,7 @@ def _members(archive: Path, inside: str, members: set[str], source: Source) -> C
     """Reads the members into memory: an archive's paths never meet the file system."""
     wanted = {inside + member for member in members}
     with archive.open("rb") as stream:
-        found = formats.read_members(stream, wanted, max(file.size for file in source.files), archive.name)
+        found = formats.read_members(stream, wanted, _largest(source), archive.name)
     archive.unlink()
     return lambda member: found[inside + member]
 

@@ -144,7 +144,11 @@ def read_cifar_pickle(data: bytes, name: str) -> tuple[Bytes, Bytes]:
     """Images [N, 3072] and labels [N] of a batch of the Python version; no code in it is run."""
     try:
         batch = _Unpickler(BytesIO(data), encoding="bytes").load()
+        if not isinstance(batch, dict):
+            raise TypeError("it is no dictionary")
         fields = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
+        if not {"data", "labels"} <= fields.keys():
+            raise TypeError("it has no data or no labels")
         made, labels = fields["data"], fields["labels"]
         _, shape, dtype, fortran, content = made.state
         if (made.name, dtype.name) != ("_reconstruct", "dtype") or dtype.args[0] not in ("u1", b"u1"):
@@ -154,7 +158,7 @@ def read_cifar_pickle(data: bytes, name: str) -> tuple[Bytes, Bytes]:
             raise TypeError("its data is not [N, 3072]")
         pixels = np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
     except Exception as error:  # a hostile file can raise any
-        raise ValueError(f"{name} is no batch of CIFAR-10 for Python: {error}") from None
+        raise ValueError(f"{name} is no batch of CIFAR-10 for Python: {str(error) or 'it ends early'}") from None
     return pixels, _labels(labels, images, f"the labels of {name}")
 
 
@@ -216,8 +220,11 @@ class _Unpickler(pickle._Unpickler):
             raise pickle.UnpicklingError("a key is no text")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
+    def refuse(self) -> None:
+        raise pickle.UnpicklingError("it uses an instruction that such batches do not need")
+
     # What such batches are written with; others allocate what they please, parse numbers slowly, or make objects.
-    dispatch: ClassVar[dict[int, Any]] = {
+    dispatch: ClassVar[dict[int, Any]] = dict.fromkeys(range(256), refuse) | {
         code[0]: pickle._Unpickler.dispatch[code[0]]
         for code in (
             *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.STACK_GLOBAL),

@@ -99,7 +99,8 @@ def _npz(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; expected an .npz file with train_x and train_y")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # NumPy leaves a damaged file open that it opened itself.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             keys = list(archive)
             arrays = {key: archive[key] for key in ("train_x", "train_y", "test_x", "test_y") if key in keys}
     except Exception as error:  # a damaged archive raises many types

@@ -83,11 +83,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         kinds = get_type_hints(Recipe)
-        for name in (f.name for f in self.settings()):
+        for name in (f.name for f in fields(self)):
             if not _fits(getattr(self, name), kinds[name]):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {_words(kinds[name])}")
         if not self.layers or min(self.layers) < 1:
             raise ValueError(f"layers is {self.layers}; expected at least one, each of at least 1 unit")
+        for name, least in (("held_out", 0), ("shift", 0), ("iterations", 1), ("batch_size", 1), ("epochs", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected an integer of at least {least}")
         if self.decay != "none" and self.schedule == "greedy-batch":
             raise ValueError(f"decay is {self.decay!r}; expected 'none' with schedule='greedy-batch'")
 
@@ -116,7 +119,14 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Recipe:
-        """The recipe whose :meth:`as_dict` this is."""
+        """The recipe whose :meth:`as_dict` this is.
+
+        Raises:
+            ValueError: a setting is missing, or has no such value.
+        """
+        missing = {f.name for f in fields(cls)} - settings.keys()
+        if missing:  # a default would stand for it in silence
+            raise ValueError(f"the recipe lacks {', '.join(sorted(missing))}")
         return cls(**{**settings, "layers": tuple(settings["layers"])})
 
     # ------------------------------------------------------------ what they make

@@ -1,0 +1,125 @@
+"""Rows that teach nothing more are left out of the weight product: which ones, and what is left of the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import op_cases as cases
+import pytest
+import torch
+from tolerance import check_parity, to_double
+
+from ffkern import optim
+from ffkern import reference as ref
+
+pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.usefixtures("isa")]
+rules = pytest.mark.parametrize("optimiser", ["sgd", "ema"])
+shapes = pytest.mark.parametrize("variants", [0, 2, 3], ids=["plain", "two", "three"])
+TOLERANCE = optim.ROW_TOLERANCE
+
+
+def lesson(variants: int, optimiser: str, late: float, peer: bool, **options: Any) -> dict[str, Any]:
+    """A step in which all but a share `late` of the images are far on the right side of the threshold."""
+    images, inputs, units = 61, 53, 37
+    layout = {"variants": variants, "classes": 10} if variants else {}
+    a = cases.step_arguments(images, inputs, units, optimiser=optimiser, peer=peer, **layout, **options)
+    rows = ref._variants(a["x"], a["labels"], 10, a["overlay"]) if variants else a["x"]
+    known = None if variants else a["x_norm"]
+    goodness = ref.layer_forward(rows, a["weight"], a["bias"], known, a["norm"], a["eps"], a["goodness"])[1]
+    a["threshold"] = float(goodness.median()) + 1e-3 * float(goodness.std())
+    a["temperature"] = float((goodness - a["threshold"]).abs().min()) / 60  # softplus' slope there is 1e-26
+    right = torch.where(goodness > a["threshold"], 1.0, -1.0)
+    wrong = torch.rand(images) < late
+    wrong[7] = True
+    a["sign"] = torch.where(wrong.repeat(max(variants, 1)), -right, right)
+    return a
+
+
+@rules
+@shapes
+@pytest.mark.parametrize("peer", [False, True])
+@pytest.mark.parametrize(("norm", "goodness"), [("rms", "sum_sq"), ("l2", "mean_sq"), ("none", "sum_abs")])
+def test_step_and_update_obey_their_bounds(variants, optimiser, peer, norm, goodness):
+    """At the default tolerance nothing is lost but rounding."""
+    a = lesson(variants, optimiser, 0.2, peer, norm=norm, goodness=goodness)
+    a["hyper"] = [*a["hyper"][:4], TOLERANCE]
+    mass = masses(a)
+    assert (mass * len(mass) <= TOLERANCE * mass.sum()).sum() > len(mass) / 2  # else the product runs over all rows
+    check_parity(cases.step, cases.step_reference, a)
+    check_parity(cases.update, cases.update_reference, cases.update_arguments(a, peer))
+
+
+@shapes
+@pytest.mark.parametrize("optimiser", ["adam", "adamw"])
+def test_adam_refuses_to_leave_rows_out(variants, optimiser):
+    a = lesson(variants, optimiser, 0.2, False)
+    with pytest.raises(RuntimeError, match=r"row_tolerance\) is 0.5; expected 0 with adam"):
+        cases.step(**{**a, "hyper": [*a["hyper"][:4], 0.5]})
+
+
+def masses(a: dict[str, Any]) -> torch.Tensor:
+    """Norm of each image's part of dW, summed over its variants, in float64: from the definition."""
+    a = to_double(a)
+    variants = a["labels"].shape[0] if "labels" in a else 1
+    images = a["x"].shape[0]
+    rows, rest = a["x"], a["x"]
+    if variants > 1:
+        rows = ref._variants(a["x"], a["labels"], 10, a["overlay"])
+        rest = a["x"][:, 10:]
+    known = None if variants > 1 else a["x_norm"]
+    h, g, scale, _ = ref.layer_forward(rows, a["weight"], a["bias"], known, a["norm"], a["eps"], a["goodness"])
+    c = ref.local_loss(g, a["sign"], a["row_weight"], a["threshold"], a["temperature"])[1]
+    factor = {"sum_sq": 2, "mean_sq": 2 / h.shape[1], "sum_abs": 1}[a["goodness"]]
+    length = torch.full_like(g, h.shape[1] ** 0.5) if a["goodness"] == "sum_abs" else h.norm(dim=1)
+    part = (factor * c).abs() * scale * length * rest.norm(dim=1).repeat(variants)
+    return part.view(variants, images).sum(0)
+
+
+@rules
+@shapes
+@pytest.mark.parametrize("peer", [False, True])
+def test_the_rows_left_out_are_those_below_the_tolerance(variants, optimiser, peer):
+    """With a tolerance that matters: as if those rows had no weight, but for the bias and the peer term."""
+    a = lesson(variants, optimiser, 0.2, peer, x_norm=False, norm="rms", goodness="sum_sq")
+    rows = ref._variants(a["x"], a["labels"], 10, a["overlay"]) if variants else a["x"]
+    spread = float(ref.layer_forward(rows, a["weight"], a["bias"], None, "rms", a["eps"], "sum_sq")[1].std())
+    a["temperature"] = spread / 4  # masses over a few orders of magnitude
+    if variants:
+        a["overlay"] = torch.zeros(2)  # the label inputs teach always: their columns take no part in the product
+    mass = masses(a)
+    # Between two masses, so that rounding does not decide: the widest gap among those that leave out half and keep some.
+    ranked = mass.sort(descending=True).values
+    ranked = ranked[: len(mass) // 2][ranked[: len(mass) // 2] < 0.9 * mass.mean()]
+    gap = int((ranked[:-1] / ranked[1:]).argmax())
+    cut = float(ranked[gap] * ranked[gap + 1]) ** 0.5 / float(mass.sum()) * len(mass)
+    got = cases.step(**{**a, "hyper": [*a["hyper"][:4], cut]})
+
+    kept = (mass * len(mass) > cut * mass.sum()).float()
+    assert 0 < kept.sum() < len(mass) / 2
+    weight = a["row_weight"] if a["row_weight"] is not None else torch.full_like(a["sign"], 1 / len(a["sign"]))
+    wanted = cases.step_reference(**to_double({**a, "row_weight": weight * kept.repeat(max(variants, 1))}))
+    skip = 10 if variants else 0
+    whole = cases.step_reference(**to_double(a))
+    found, right, other = (r["weight_state"][:, :, skip:].double() for r in (got, wanted, whole))
+    assert (found - right).norm() < 1e-5 * right.norm()
+    assert (other - right).norm() > 1e-3 * right.norm()
+    assert (got["bias_state"].double() - whole["bias_state"]).norm() < 1e-5 * whole["bias_state"].norm()
+
+
+@rules
+def test_no_row_teaches(optimiser):
+    """Every coefficient is 0: the weights move by momentum alone, and nothing is NaN."""
+    a = cases.step_arguments(12, 30, 20, optimiser=optimiser, peer=False)
+    a["row_weight"] = torch.zeros(12)
+    check_parity(cases.step, cases.step_reference, a)
+    a["peer_mean"], a["peer_strength"] = torch.rand(20), 0.4
+    check_parity(cases.step, cases.step_reference, a)
+
+
+@rules
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_left_out(optimiser, value):
+    a = lesson(0, optimiser, 0.2, False)
+    a["x"][3, 4] = value
+    got = cases.step(**a)
+    assert got["weight"].isnan().any()

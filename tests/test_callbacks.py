@@ -8,6 +8,7 @@ import pty
 import signal
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -390,6 +391,9 @@ def test_a_bar_leaves_the_terminal_clean(monkeypatch, end):
     assert "left" in text
     # the bar is erased: after the last text only the line's beginning and its erasure follow
     assert ERASE in text[text.rindex("/18") :]
+    end_of_wait = time.monotonic() + 10
+    while threading.active_count() > threads and time.monotonic() < end_of_wait:  # the one that redraws
+        time.sleep(0.01)
     assert threading.active_count() == threads
 
 

@@ -973,3 +973,118 @@ def test_what_a_network_refuses(x, labels, error, message):
     with pytest.raises(error, match=message):
         net.step(x, labels, optim.Adam(net.parameters(), 0.1))
     assert same(before, parameters(net))
+
+
+# ---------------------------------------------------------------------------- goodness of given labels
+
+
+@pytest.mark.parametrize("label", ["overlay", "concat"])
+@pytest.mark.parametrize("options", [{}, {"label_value": 3.0, "neutral_value": 0.2}, {"label_value": "max"}], ids=str)
+def test_goodness_of_given_labels(label, options):
+    net = make_net(label=label, **options)
+    x, _ = images()
+    x = 4 * x
+    every = net.goodness(x)
+    for labels in (torch.randint(0, CLASSES, (IMAGES,)), torch.zeros(IMAGES, dtype=torch.int64)):
+        picked = every.gather(2, labels.expand(3, -1)[..., None])[..., 0]
+        got = net.goodness(x, labels)
+        assert got.shape == (3, IMAGES)
+        torch.testing.assert_close(got, picked, rtol=2e-6, atol=1e-7)
+    on = {"max": float(x.max())}.get(options.get("label_value"), options.get("label_value", 1.0))
+    overlay = torch.tensor([on, options.get("neutral_value", on / CLASSES)]).double()
+    labels = torch.randint(-1, CLASSES, (IMAGES,))
+    labels[:2] = -1
+    place = ref.concat_label if label == "concat" else ref.overlay_label
+    h, h_norm, wanted = place(x.double(), labels, CLASSES, overlay), None, []
+    for layer in net.layers:
+        weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
+        h, g, _, h_norm = ref.layer_forward(h, weight, bias, h_norm, layer.norm, layer.eps, layer.goodness)
+        wanted.append(g)
+    got = net.goodness(x, labels)
+    torch.testing.assert_close(got.double(), torch.stack(wanted), rtol=2e-5, atol=1e-6)
+    assert not got.requires_grad
+    # the neutral label is none of the others
+    assert float((got[:, :2, None] - every[:, :2]).abs().amin()) > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (torch.zeros(IMAGES - 1, dtype=torch.int64), ValueError, r"labels has shape \[\d+\]; expected \[\d+\]"),
+        (torch.zeros(IMAGES, 1, dtype=torch.int64), ValueError, "one label for each image"),
+        (torch.zeros(IMAGES, dtype=torch.int32), TypeError, "labels is int32; expected int64"),
+        (torch.zeros(IMAGES), TypeError, "labels is float32; expected int64"),
+        ([0] * IMAGES, TypeError, "labels is a list; expected an int64 tensor"),
+        (torch.full((IMAGES,), CLASSES), RuntimeError, "label"),
+        (torch.full((IMAGES,), -2), RuntimeError, "label"),
+    ],
+)
+def test_goodness_refuses_bad_labels(labels, error, message):
+    net = make_net()
+    with pytest.raises(error, match=message):
+        net.goodness(images()[0], labels)
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "all"])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_lesson_is_many_updates_on_the_same_rows(index, negatives):
+    net = make_net(peer_strength=0.1)
+    twin = copy.deepcopy(net)
+    x, labels = images()
+    variants = torch.cat((labels[None], net.wrong_labels(labels, negatives, torch.Generator().manual_seed(3))))
+    opts = [OPTIMISERS["ema"](n.parameters()) for n in (net, twin)]
+    before = parameters(net)
+    update = net.lesson(index, x, variants)
+    assert same(before, parameters(net))
+    for _ in range(4):
+        update(opts[0])
+        # step_layer draws the same labels anew and computes everything anew
+        twin.step_layer(index, x, labels, opts[1], negatives=negatives, generator=torch.Generator().manual_seed(3))
+        assert same(parameters(net), parameters(twin))
+    assert int(opts[0].state[net.layers[index].weight]["step"]) == 4
+    assert [not torch.equal(a, b) for a, b in zip(before, parameters(net), strict=True)] == [
+        i // 2 == index for i in range(6)
+    ]
+    for ours, theirs in zip(net.metrics(), twin.metrics(), strict=True):
+        assert ours == pytest.approx(theirs, nan_ok=True)
+
+
+def test_a_lesson_keeps_what_the_layers_below_said():
+    net = make_net()
+    twin = copy.deepcopy(net)
+    x, labels = images()
+    variants = torch.stack((labels, (labels + 1) % CLASSES))
+    updates = [n.lesson(1, x, variants) for n in (net, twin)]
+    with torch.no_grad():
+        net.layers[0].weight.zero_()
+    for n, update in zip((net, twin), updates, strict=True):
+        update(optim.SGD(n.parameters(), 0.1))
+    assert torch.equal(net.layers[1].weight, twin.layers[1].weight)
+    with torch.no_grad():
+        x.zero_()  # nor does it look at the images again
+    updates[0](optim.SGD(net.parameters(), 0.1))
+    updates[1](optim.SGD(twin.parameters(), 0.1))
+    assert torch.equal(net.layers[1].weight, twin.layers[1].weight)
+
+
+def test_a_lesson_of_a_frozen_layer_is_refused():
+    net = make_net()
+    net.layers[1].requires_grad_(False)
+    x, labels = images()
+    update = net.lesson(1, x, torch.stack((labels, (labels + 1) % CLASSES)))
+    with pytest.raises(RuntimeError, match="the layer is frozen"):
+        update(optim.SGD(net.parameters(), 0.1))
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_statistics_are_what_metrics_read(classes):
+    layer = FFLinear(20, 7)
+    x, sign = batch()
+    layer.step(x, sign, optim.SGD(layer.parameters(), 0.1))
+    counted = layer.statistics()
+    assert counted.dtype == torch.float64
+    assert counted[5:].tolist() == [12.0, 12.0]
+    assert float(counted[0]) == layer.metrics(reset=False)["loss"]
+    counted.mul_(2)  # it is the tensor itself, which a resumed run fills
+    assert layer.metrics()["rows"] == 48
+    assert not bool(layer.statistics().any())

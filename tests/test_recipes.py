@@ -143,12 +143,12 @@ def test_layers_of_the_head(head, negatives, layers):
     assert recipe.network(64, 10, 1.0).head_layers == layers
 
 
-def mnist_like(images=60, seed=0, how="none", alike=0.0):
-    """Random images; those of a class share so much."""
+def mnist_like(images=60, seed=0, how="none"):
+    """Random images, as thin as strokes are: those of a class light up the same tenth of the pixels."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(images, 784, generator=generator)
     y = torch.randint(10, (images,), generator=generator)
-    x = (1 - alike) * x + alike * torch.rand(10, 784, generator=generator)[y]
+    strokes = torch.rand(10, 784, generator=generator) < 0.1
+    x = strokes[y] * torch.rand(images, 784, generator=generator)
     x[:, :60] = 0  # a border to write labels over
     return data.Dataset("mnist", x, y, x[:9].clone(), y[:9].clone(), 10, (1, 28, 28)).scaled(how)
 
@@ -306,12 +306,12 @@ def test_loss_falls(name):
     longer = {"iterations": 300} if name == "article" else {"epochs": 60}
     layers = tuple(3 * units for units in SMALL[name]["layers"])
     recipe = RECIPES[name].override(**{**SMALL[name], **longer, "layers": layers})
-    images = mnist_like(how=recipe.scaling, alike=0.7)
+    images = mnist_like(how=recipe.scaling)
     net = recipe.network(784, 10, recipe.strength(images))
     history = recipe.trainer(net, images).fit(images.train_x, images.train_y).epochs
     for i in range(len(net.layers)):
         losses = [record.layers[i].loss for record in history if record.layers[i] is not None]
-        assert losses[-1] < 0.9 * losses[0], (i, losses)
+        assert losses[-1] < 0.75 * losses[0], (i, losses)
 
 
 class NoHeadBias(Callback):

@@ -13,6 +13,7 @@ from .._version import __version__
 from . import data
 from ._say import complain
 from .info import bench, info
+from .plot import plot
 from .train import train
 from .use import evaluate_command, predict
 
@@ -50,6 +51,7 @@ sets.command()(data.info)
 app.command()(train)
 app.command("eval")(evaluate_command)
 app.command()(predict)
+app.command()(plot)
 app.add_typer(sets, name="data")
 app.command()(info)
 app.command(

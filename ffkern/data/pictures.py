@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,9 +44,10 @@ def read_pictures(path: Path, shape: Sequence[int], invert: bool | None = None) 
 
 def _array(path: Path, shape: Sequence[int]) -> tuple[Tensor, list[str]]:
     try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, MemoryError, SyntaxError, TypeError) as error:
-        raise ValueError(f"{path} is no .npy array without objects: {str(error).splitlines()[0]}") from error
+        with path.open("rb") as file:
+            values = np.load(file, allow_pickle=False)
+    except Exception as error:  # whatever NumPy makes of hostile bytes
+        raise ValueError(f"{path} is no .npy array without objects: {_first_line(error)}") from error
     channels, height, width = shape
     pixels = channels * height * width
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "uif" or values.size == 0:
@@ -56,10 +58,12 @@ def _array(path: Path, shape: Sequence[int]) -> tuple[Tensor, list[str]]:
         values = values[None]
     if values.ndim == 4 and values.shape[1:] == (height, width, channels):
         values = values.transpose(0, 3, 1, 2)
-    if values.ndim < 2 or int(np.prod(values.shape[1:])) != pixels:
+    if values.shape[1:] not in ((pixels,), (channels, height, width), (height, width)) or values[0].size != pixels:
         raise ValueError(f"{path} has shape {list(values.shape)}; expected [N, {height}, {width}] or [N, {pixels}]")
     flat = np.ascontiguousarray(values.reshape(len(values), pixels))
-    rows = torch.from_numpy(flat.astype(np.float32)) / (255 if values.dtype == np.uint8 else 1)
+    with np.errstate(over="ignore"):  # an infinity is reported below
+        flat32 = flat.astype(np.float32)
+    rows = torch.from_numpy(flat32) / (255 if values.dtype == np.uint8 else 1)
     if not bool(rows.isfinite().all()):
         raise ValueError(f"{path} holds NaN or infinity; expected finite numbers")
     return rows, []
@@ -77,17 +81,36 @@ def _picture(path: Path, shape: Sequence[int]) -> tuple[Tensor, list[str]]:
         raise ValueError(f"{path} is a picture, and the network takes {channels} channels; expected an .npy array")
     changes = []
     try:
-        with warnings.catch_warnings(), Image.open(path) as opened:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if opened.width * opened.height > LARGEST:
-                raise ValueError(f"it has {opened.width} x {opened.height} pixels")
-            picture = opened.convert("RGBA")
+            with Image.open(path) as opened:
+                if opened.width * opened.height > LARGEST:
+                    raise ValueError(f"it has {opened.width} x {opened.height} pixels")
+                picture = _of_bytes(opened).convert("RGBA")
             paper = Image.new("RGBA", picture.size, "white")  # behind what is transparent
             picture = Image.alpha_composite(paper, picture).convert("L" if channels == 1 else "RGB")
             if picture.size != (width, height):
                 changes.append(f"resized from {picture.width} x {picture.height} to {width} x {height}")
                 picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # whatever Pillow makes of hostile bytes
+        raise ValueError(f"{path} cannot be read as a picture: {_first_line(error)}") from error
     values = np.asarray(picture, dtype=np.float32).reshape(height, width, channels) / 255
     return torch.from_numpy(values.transpose(2, 0, 1).reshape(1, -1).copy()), changes
+
+
+def _of_bytes(picture: Any) -> Any:
+    """The picture with 8 bits a channel; Pillow would cut larger numbers off instead of scaling them."""
+    from PIL import Image
+
+    if picture.mode == "F":
+        raise ValueError("it holds floating-point numbers; expected an .npy array of them")
+    if not picture.mode.startswith("I"):
+        return picture
+    values = np.asarray(picture)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("it holds numbers of more than 16 bits; expected 8 or 16")
+    return Image.fromarray((values // 256).astype(np.uint8))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -91,6 +91,8 @@ class Recipe:
         for name, least in (("held_out", 0), ("shift", 0), ("iterations", 1), ("batch_size", 1), ("epochs", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected an integer of at least {least}")
+        if self.shift and self.scaling == "mean-image":
+            raise ValueError(f"shift is {self.shift}; expected 0 with scaling='mean-image', where no pixel is blank")
         if self.decay != "none" and self.schedule == "greedy-batch":
             raise ValueError(f"decay is {self.decay!r}; expected 'none' with schedule='greedy-batch'")
 
@@ -185,7 +187,7 @@ class Recipe:
             opts.append(head_opt)
         augment = None
         if self.shift:
-            blank = float(((0 - images.scaling.mean) / images.scaling.scale).mean())
+            blank = float((0 - images.scaling.mean) / images.scaling.scale)
             augment = partial(_shifted, shape=images.shape, reach=self.shift, fill=blank)
         return Trainer(
             net,

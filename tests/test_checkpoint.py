@@ -1,5 +1,6 @@
 """Checkpoints: whole after any failure, refused in a sentence after any damage, never code."""
 
+import contextlib
 import errno
 import io
 import os
@@ -477,6 +478,7 @@ def test_sizes_declared_in_the_archive(original, spoilt, field, size):
 
 # ---------------------------------------------------------------- kill -9
 
+PATIENCE = 600  # seconds; a busy machine may take long to start a process
 KILLS = int(os.environ.get("FFKERN_TEST_KILLS") or 4)
 RUN = ["--layers", "10,8", "--epochs", "6", "--head", "all", "--held-out", "500", "--threads", "1", "-q"]
 
@@ -489,8 +491,10 @@ def uninterrupted(tmp_path_factory):
     return folder
 
 
-def start(*argv):
-    return subprocess.Popen(
+@contextlib.contextmanager
+def started(*argv):
+    """`ffkern train` in a process of its own, which never outlives the test."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "ffkern", "train", *argv],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -498,10 +502,15 @@ def start(*argv):
         stderr=subprocess.PIPE,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def wait_for(process, sign):
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE
     while not sign() and process.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.001)
@@ -519,14 +528,14 @@ def test_kill_9_at_any_moment(tmp_path, uninterrupted, seed):
         path, done = folder / "checkpoint.pt", 0
         while True:
             argv = ["--resume", str(folder), "-q"] if path.exists() else [*RUN, "--out", str(folder)]
-            process = start(*argv, "--save-every", "0")
-            if kills < KILLS:
-                before = stamp(path)
-                early = before is None and rng.random() < 0.3
-                wait_for(process, folder.exists if early else lambda p=path, b=before: stamp(p) != b)
-                time.sleep(rng.uniform(0, 0.01 if early else 0.4))
-                process.kill()
-            out, err = process.communicate(timeout=120)
+            with started(*argv, "--save-every", "0") as process:
+                if kills < KILLS:
+                    before = stamp(path)
+                    early = before is None and rng.random() < 0.3
+                    wait_for(process, folder.exists if early else lambda p=path, b=before: stamp(p) != b)
+                    time.sleep(rng.uniform(0, 0.01 if early else 0.4))
+                    process.kill()
+                out, err = process.communicate(timeout=PATIENCE)
             if process.returncode == 0:
                 break
             assert process.returncode == -signal.SIGKILL, err
@@ -546,13 +555,13 @@ def test_kill_9_at_any_moment(tmp_path, uninterrupted, seed):
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, uninterrupted, threads, capsys):
     folder = tmp_path / "run"
-    process = start(*RUN, "--out", str(folder), "--save-every", "0")
     path = folder / "checkpoint.pt"
-    wait_for(process, path.exists)
-    first = stamp(path)
-    wait_for(process, lambda: stamp(path) != first)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    with started(*RUN, "--out", str(folder), "--save-every", "0") as process:
+        wait_for(process, path.exists)
+        first = stamp(path)
+        wait_for(process, lambda: stamp(path) != first)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (130, "")
     assert err.startswith("ffkern: stopped after ")
     assert err.endswith(f" % of the updates; saved. `ffkern train --resume {folder}` goes on\n")

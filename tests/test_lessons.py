@@ -87,7 +87,7 @@ def test_the_rows_left_out_are_those_below_the_tolerance(variants, optimiser, pe
     if variants:
         a["overlay"] = torch.zeros(2)  # the label inputs teach always: their columns take no part in the product
     mass = masses(a)
-    # Between two masses, so that rounding does not decide: the widest gap among those that leave out half and keep some.
+    # Between two masses, so that rounding does not decide: the widest gap that leaves out more than half.
     ranked = mass.sort(descending=True).values
     ranked = ranked[: len(mass) // 2][ranked[: len(mass) // 2] < 0.9 * mass.mean()]
     gap = int((ranked[:-1] / ranked[1:]).argmax())

@@ -84,6 +84,7 @@ def test_override_leaves_the_original():
         ({"scaling": None}, "scaling is None; expected 'none' or 'mean-image' or 'mean'"),
         ({"epochs": -1}, "epochs is -1; expected an integer of at least 0"),
         ({"shift": -2}, "shift is -2; expected an integer of at least 0"),
+        ({"shift": 1}, "shift is 1; expected 0 with scaling='mean-image', where no pixel is blank"),
         ({"held_out": -2}, "held_out is -2; expected an integer of at least 0"),
         ({"batch_size": 0}, "batch_size is 0; expected an integer of at least 1"),
         ({"iterations": 0}, "iterations is 0; expected an integer of at least 1"),
@@ -170,7 +171,7 @@ def test_the_largest_pixel_is_fixed_at_training():
 
 @pytest.mark.parametrize("how", ["none", "mean"])
 def test_shifts_uncover_black(how):
-    images, recipe = mnist_like(how=how), RECIPES["digits"].override(dataset="mnist", shift=3, layers=(4,))
+    images, recipe = mnist_like(how=how), RECIPES["digits"].override(dataset="mnist", scaling=how, shift=3, layers=(4,))
     trainer = recipe.trainer(recipe.network(784, 10, 1.0), images)
     moved = trainer.augment(torch.full((200, 784), 5.0), torch.Generator().manual_seed(0))
     black = float((0 - images.scaling.mean) / images.scaling.scale)

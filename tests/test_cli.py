@@ -525,7 +525,7 @@ POOLS = {  # where a wild value would take minutes or gigabytes
     "iterations": ["1", "3", "0", "-1", "x"],
     "batch_size": ["1", "40", "1000000", "0", "-1", "x"],
     "epochs": ["0", "1", "-1", "x", "1.5"],
-    "threads": ["1", "2", "0", "-1", "9999", "x"],
+    "threads": ["1", "0", "-1", "9999", "x"],
     "dataset": ["digits", "mnist", "set.npz", "broken.npz", "none.npz", ".", "", "x"],
     "folder": [".", "nowhere", "broken.npz", ""],
     "json": ["-", "j.json", "none/j.json", ".", ""],
@@ -588,6 +588,7 @@ def test_any_command_line_ends_in_an_answer_or_a_sentence(capsys, monkeypatch, t
     rng, codes = random.Random(seed + part), []
     for _ in range(int(os.environ.get("FFKERN_TEST_FUZZ") or 100)):
         argv = random_argv(rng)
+        torch.set_num_threads(1)  # several on a busy machine wait for each other most of the time
         try:
             code, out, err = run(capsys, *argv)
         except BaseException as error:

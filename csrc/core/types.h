@@ -56,7 +56,7 @@ struct OptimiserParams {
   double beta2 = 0.999;
   double eps = 1e-8;
   double weight_decay = 0.0;
-  int64_t step = 1;  // number of this update, counted from 1
+  int64_t step = 1;            // number of this update, counted from 1
   double row_tolerance = 0.0;  // rows that teach less than this are left out of dW (csrc/cpu/lessons.h); 0 keeps all
 };
 

@@ -6,7 +6,7 @@ net.step(images, labels, opt)          # every layer learns from this batch, no 
 net.predict(images)                    # the label with the highest goodness
 """
 
-from . import data, nn, ops, optim, reference
+from . import callbacks, checkpoint, data, nn, ops, optim, recipes, reference, trainer
 from ._info import info
 from ._version import __version__
 from .nn import FFHead, FFLinear, FFNet
@@ -19,10 +19,14 @@ __all__ = [
     "History",
     "Trainer",
     "__version__",
+    "callbacks",
+    "checkpoint",
     "data",
     "info",
     "nn",
     "ops",
     "optim",
+    "recipes",
     "reference",
+    "trainer",
 ]

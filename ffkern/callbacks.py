@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
+import os
 import signal
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 from ._files import write_whole
 from .trainer import Callback, EpochRecord, Trainer
 
-__all__ = ["CSVLog", "EarlyStop", "Interruptible", "Progress", "TensorBoard", "figures"]
+__all__ = ["CSVLog", "Claim", "EarlyStop", "Interruptible", "Progress", "TensorBoard", "figures"]
 
 
 def figures(record: EpochRecord) -> dict[str, float]:
@@ -63,17 +66,42 @@ class EarlyStop(Callback):
             trainer.stop()
 
 
+class Claim(Callback):
+    """Keeps a second process from training into the same folder. The system lifts the claim of a killed one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._handle: int | None = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise ValueError(f"another process is training in {self.folder}; expected a folder of its own") from None
+        self._handle = handle
+
+    def on_close(self, trainer: Trainer) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
 class CSVLog(Callback):
     """All records as a table, one row each, written whole after every record. Columns may be empty."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
 
     def on_start(self, trainer: Trainer) -> None:
         self._write(trainer)
 
     def on_epoch(self, trainer: Trainer, record: EpochRecord) -> None:
-        self._write(trainer)
+        try:
+            self._write(trainer)
+        except OSError as error:  # the next record writes all of them again
+            warnings.warn(f"{self.path} was not written, the table before it stays: {error}", stacklevel=2)
 
     def _write(self, trainer: Trainer) -> None:
         rows: list[dict[str, Any]] = [{"stage": r.stage, "epoch": r.epoch, **figures(r)} for r in trainer.history]

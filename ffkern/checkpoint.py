@@ -49,8 +49,11 @@ class Saved:
         return [EpochRecord.from_dict(fields) for fields in self.trainer["history"]]
 
     def data(self) -> data.Dataset:
-        """The data of the recipe, scaled as the network was trained."""
-        return self.recipe.load()
+        """The data of the recipe, scaled as the network was trained even if the files have changed since."""
+        images = self.recipe.load(scaled=False)
+        if tuple(images.shape) != tuple(self.shape):
+            raise ValueError(f"{images.name} has images of {images.shape}; expected {self.shape}, as in training")
+        return images.scaled_by(self.scaling)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -431,7 +431,9 @@ def label_activity(net: FFNet, image: Tensor, right: int, wrong: int) -> Figure:
     for i, h in enumerate(activity):
         axes = figure.add_subplot(strips[i])
         order = np.argsort(h[1] - h[0], kind="stable")
-        drawn = axes.imshow(h[:, order], aspect="auto", cmap="Greys", vmin=0, vmax=float(h.max()) or 1.0)
+        drawn = axes.imshow(
+            h[:, order], aspect="auto", cmap="Greys", vmin=0, vmax=float(h.max()) or 1.0, interpolation="nearest"
+        )
         axes.set_yticks((0, 1), (f"label {right} (right)", f"label {wrong} (wrong)"))
         axes.get_yticklabels()[0].set_color(RIGHT)
         axes.get_yticklabels()[1].set_color(WRONG)

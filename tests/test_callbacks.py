@@ -16,7 +16,7 @@ import torch
 
 import ffkern
 from ffkern import Trainer
-from ffkern.callbacks import CSVLog, EarlyStop, Interruptible, Progress, TensorBoard, figures
+from ffkern.callbacks import Claim, CSVLog, EarlyStop, Interruptible, Progress, TensorBoard, figures
 from ffkern.trainer import Callback, EpochRecord
 
 X = torch.rand(20, 8, generator=torch.Generator().manual_seed(0))
@@ -405,3 +405,37 @@ def test_the_bar_counts_what_a_resumed_run_has_done(monkeypatch):
     text = on_a_terminal(monkeypatch, trainer, (X, Y))
     assert "7/18" in text
     assert " 0/18" not in text
+
+
+# ---------------------------------------------------------------- a folder of one's own
+
+
+def test_a_folder_takes_one_run_at_a_time(tmp_path):
+    first, second = Claim(tmp_path), Claim(tmp_path)
+    first.on_start(None)
+    with pytest.raises(ValueError, match="another process is training in"):
+        second.on_start(None)
+    second.on_close(None)  # lifts nothing that is not its own
+    with pytest.raises(ValueError, match="another process is training in"):
+        second.on_start(None)
+    first.on_close(None)
+    second.on_start(None)
+    second.on_close(None)
+
+
+def test_a_table_that_cannot_be_written_on_the_way_is_a_warning(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    class Fill(Callback):
+        def on_epoch(self, trainer, record):
+            if len(trainer.history) == 1:
+                monkeypatch.setattr("ffkern.callbacks.write_whole", full)
+            else:
+                monkeypatch.undo()
+
+    trainer = make([Fill(), CSVLog(tmp_path / "t.csv")])
+    with pytest.warns(UserWarning, match="was not written, the table before it stays"):
+        trainer.fit(X, Y)
+    rows = (tmp_path / "t.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(trainer.history) > 2

@@ -139,7 +139,7 @@ def test_greedy_trains_layer_after_layer(capsys):
         (["--csv"], "Invalid value for --csv/--tensorboard: there is no folder to write to; expected --out FOLDER"),
         (["--tensorboard"], "there is no folder to write to; expected --out FOLDER"),
         (["--patience", "3"], "Invalid value for --patience: 3; expected held-out images to watch (--held-out)"),
-        (["--patience", "0"], "greater than or equal to 1"),
+        (["--patience", "-1"], "patience is -1; expected"),
         (["--resume", "nowhere"], "ffkern: there is no checkpoint nowhere; expected one that `ffkern train --out"),
         (
             ["--resume", "run", "--lr", "1"],
@@ -328,7 +328,7 @@ def test_patience_stops_a_run_for_good(capsys, tmp_path):
     code, out, err = run(capsys, *argv)
     result = json.loads(out)
     assert (code, err, result["finished"], len(result["epochs"])) == (0, "", False, 3)
-    code, out, err = run(capsys, "train", "--resume", str(tmp_path), "--patience", "2", "-q")
+    code, out, err = run(capsys, "train", "--resume", str(tmp_path), "-q")
     assert (code, err) == (0, "")
     assert "stopped early, by the held-out images" in out
     assert len(checkpoint.load(tmp_path).history) == 3
@@ -679,3 +679,24 @@ def test_python_m_and_version():
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_is_found_from_anywhere_and_keeps_its_scaling(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x, y = rng.random((40, 6, 6), dtype=np.float32), np.arange(40) % 2
+    np.savez("own.npz", train_x=x, train_y=y, test_x=x[:10], test_y=y[:10])
+    argv = ["train", "--dataset", "own.npz", "--layers", "8", "--epochs", "1", "--out", "run", "-q"]
+    assert run(capsys, *argv)[0] == 0
+    before = checkpoint.load("run").data()
+    np.savez("own.npz", train_x=50 * x + 3, train_y=y, test_x=x[:10], test_y=y[:10])
+    monkeypatch.chdir("/")
+    after = checkpoint.load(tmp_path / "run").data()
+    assert torch.equal(before.test_x, after.test_x)
+    assert run(capsys, "eval", str(tmp_path / "run"))[0] == 0
+
+
+def test_a_diverged_run_says_so(capsys):
+    code, _, err = run(capsys, *SHORT, "--lr", "1e30")
+    assert code == 1
+    assert "a loss is not finite: the training diverged" in err

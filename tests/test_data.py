@@ -340,3 +340,10 @@ def test_shift_checks_its_arguments(digits):
         data.shift(digits.train_x, (1, 8, 8), -1, generator)
     with pytest.raises(ValueError, match=r"shape is \(1, 8, 9\) and x is \[1347, 64\]; expected"):
         data.shift(digits.train_x, (1, 8, 9), 1, generator)
+
+
+def test_numbers_too_large_to_scale_are_refused():
+    """Their standard deviation overflows float32, and dividing by infinity would blank every image."""
+    x = 1e30 * torch.rand(5, 4)
+    with pytest.raises(ValueError, match="standard deviation of inf around its mean; expected more than 0, and finite"):
+        data.Scaling.fit(x, "mean")

@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except KeyboardInterrupt:  # while torch is still being imported
+        return 130
     except ImportError as error:  # the compiled library; the text says what to do
         print(f"ffkern: {error}", file=sys.stderr)
         return 2

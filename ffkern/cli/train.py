@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import platform
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from .. import checkpoint, data, optim
 from .._eager import Agreement, EagerNet, compare_losses
 from .._files import write_whole
 from .._version import __version__
-from ..callbacks import CSVLog, EarlyStop, Interruptible, Progress, TensorBoard
+from ..callbacks import Claim, CSVLog, EarlyStop, Interruptible, Progress, TensorBoard
 from ..recipes import RECIPES, Recipe
 from ..trainer import Callback, History, Trainer
 from ._say import complain, errors
@@ -46,10 +47,6 @@ def train(
         Path | None, typer.Option(help="Folder of a run to go on with, with its own settings.", metavar="FOLDER")
     ] = None,
     save_every: Annotated[float, typer.Option(min=0, help="Seconds between checkpoints.")] = 30.0,
-    patience: Annotated[
-        int | None,
-        typer.Option(min=1, help="Stop when the error on held-out images has not fallen for so many epochs."),
-    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help=f"Write every epoch's figures to {TABLE} in the folder.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log them for TensorBoard in the folder.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
@@ -94,11 +91,14 @@ def train(
     net = chosen.network(images.inputs, images.classes, chosen.strength(images))
     interruptible = Interruptible()
     folder = saved.path.parent if saved is not None else out
-    if patience is not None and images.valid_x is None:
-        raise typer.BadParameter(f"{patience}; expected held-out images to watch (--held-out)", param_hint="--patience")
-    callbacks: list[Callback] = [EarlyStop(patience)] if patience is not None else []
+    if chosen.patience and images.valid_x is None:
+        raise typer.BadParameter(
+            f"{chosen.patience}; expected held-out images to watch (--held-out)", param_hint="--patience"
+        )
+    callbacks: list[Callback] = [EarlyStop(chosen.patience)] if chosen.patience else []
     callbacks += [] if quiet else [Progress()]
     if folder is not None:
+        callbacks.insert(0, Claim(folder))
         callbacks += [CSVLog(folder / TABLE)] if csv or (folder / TABLE).exists() else []
         callbacks += [TensorBoard(folder / BOARD)] if tensorboard or (folder / BOARD).exists() else []
         callbacks += [interruptible, checkpoint.Checkpointer(folder / checkpoint.NAME, chosen, images, save_every)]
@@ -134,6 +134,8 @@ def train(
     if json_path != "-":
         _show(result, chosen, History(trainer.history), comparison, quiet)
     code = 0
+    if any(layer and not math.isfinite(layer.loss) for record in trainer.history for layer in record.layers):
+        code = complain("a loss is not finite: the training diverged; a lower --lr may help", 1)
     if require_accuracy is not None:
         accuracy = 100 * (result["test_accuracy"] or 0.0)
         if not accuracy >= require_accuracy:
@@ -178,6 +180,8 @@ def _parsed(name: str, value: Any) -> Any:
         if not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise typer.BadParameter(f"{value!r}; expected numbers of units such as 500,500", param_hint=hint)
         return tuple(map(int, parts))
+    if name == "folder" or (name == "dataset" and value.endswith(".npz")):
+        return str(Path(value).absolute())  # a run is to be found again from another folder
     words = {"threshold": "width", "label_value": "max"}
     if name in words and value != words[name]:
         try:

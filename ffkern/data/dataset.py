@@ -42,8 +42,10 @@ class Scaling:
             return IDENTITY
         mean = x.mean(0) if how == "mean-image" else x.mean()
         scale = (x - mean).square_().mean().sqrt()
-        if not scale > 0:
-            raise ValueError(f"x has a standard deviation of {scale.item():g} around its {how}; expected more than 0")
+        if not (scale > 0 and scale.isfinite()):
+            raise ValueError(
+                f"x has a standard deviation of {scale.item():g} around its {how}; expected more than 0, and finite"
+            )
         return cls(mean, scale)
 
     @property
@@ -139,7 +141,10 @@ class Dataset:
 
     def scaled(self, how: str) -> Dataset:
         """All parts scaled by the statistics of the training part alone (:meth:`Scaling.fit`)."""
-        scaling = Scaling.fit(self.train_x, how)
+        return self.scaled_by(Scaling.fit(self.train_x, how))
+
+    def scaled_by(self, scaling: Scaling) -> Dataset:
+        """All parts scaled by given statistics, those of an earlier training for instance."""
         if scaling.identity:
             return self
         if not self.scaling.identity:

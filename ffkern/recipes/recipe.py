@@ -79,6 +79,7 @@ class Recipe:
     head_lr: float = _setting(0.01, "Learning rate of the head.")
     head_weight_decay: float = _setting(0.0, "Of the head's weights.")
     decay: Literal["none", "linear"] = _setting("linear", "Keep the rate, or let it fall to 0 in the second half.")
+    patience: int = _setting(0, "Stop when the error on held-out images has not fallen for so many epochs; 0: never.")
     seed: int = _setting(0, "Of the weights, the order, the shifts and the negatives.")
 
     def __post_init__(self) -> None:
@@ -88,7 +89,14 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {_words(kinds[name])}")
         if not self.layers or min(self.layers) < 1:
             raise ValueError(f"layers is {self.layers}; expected at least one, each of at least 1 unit")
-        for name, least in (("held_out", 0), ("shift", 0), ("iterations", 1), ("batch_size", 1), ("epochs", 0)):
+        for name, least in (
+            ("held_out", 0),
+            ("shift", 0),
+            ("patience", 0),
+            ("iterations", 1),
+            ("batch_size", 1),
+            ("epochs", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected an integer of at least {least}")
         if self.shift and self.scaling == "mean-image":
@@ -133,12 +141,12 @@ class Recipe:
 
     # ------------------------------------------------------------ what they make
 
-    def load(self) -> data.Dataset:
-        """The data as the network gets them: scaled, held-out images apart."""
+    def load(self, scaled: bool = True) -> data.Dataset:
+        """The data as the network gets them: scaled, unless told otherwise, and held-out images apart."""
         images = data.load(self.dataset, None if self.folder is None else Path(self.folder))
         if self.held_out:
             images = images.held_out(self.held_out)
-        return images.scaled(self.scaling)
+        return images.scaled(self.scaling) if scaled else images
 
     def strength(self, images: data.Dataset) -> float:
         """Value of a label's input. One number for all time: it must not depend on who shares a batch."""

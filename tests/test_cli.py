@@ -700,3 +700,23 @@ def test_a_diverged_run_says_so(capsys):
     code, _, err = run(capsys, *SHORT, "--lr", "1e30")
     assert code == 1
     assert "a loss is not finite: the training diverged" in err
+
+
+def test_a_disk_that_is_full_at_the_end_does_not_swallow_the_result(capsys, tmp_path, monkeypatch):
+    def on_end(self, trainer):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.Checkpointer, "on_end", on_end)
+    code, out, err = run(capsys, *SHORT, "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert "test error" in out
+    assert "the end of the run was not saved: [Errno 28] No space left on device" in err
+
+
+def test_a_single_class_is_refused_before_anything_is_written(capsys, tmp_path):
+    np.savez(tmp_path / "one.npz", train_x=np.random.rand(9, 5).astype("float32"), train_y=np.zeros(9, dtype="int64"))
+    argv = ["train", "--dataset", str(tmp_path / "one.npz"), "--label", "concat", "--out", str(tmp_path / "run")]
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert "net has 1 class; expected at least 2" in err
+    assert not (tmp_path / "run").exists()

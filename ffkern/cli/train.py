@@ -112,9 +112,15 @@ def train(
     if folder is not None:  # only now: a mistake leaves no folder behind
         folder.mkdir(parents=True, exist_ok=True)
     # In turn, epoch by epoch, so that both meet the same machine.
-    for _ in records:
-        if comparison is not None:
-            comparison.train_epoch()
+    unsaved = None
+    try:
+        for _ in records:
+            if comparison is not None:
+                comparison.train_epoch()
+    except OSError as error:
+        if not trainer.finished:
+            raise
+        unsaved = error  # what was learnt is still to be tested and shown
     if interruptible.interrupted and not trainer.finished:
         share = 100 * trainer.updates / trainer.total_updates
         raise typer.Exit(
@@ -125,14 +131,16 @@ def train(
         )
 
     result = _result(trainer, images, chosen, comparison)
-    if folder is not None:
-        write_whole(folder / RESULT, json.dumps(result, indent=2) + "\n")
     if json_path == "-":
         print(json.dumps(result, indent=2))
-    elif json_path is not None:
-        write_whole(Path(json_path), json.dumps(result, indent=2) + "\n")
-    if json_path != "-":
+    else:
         _show(result, chosen, History(trainer.history), comparison, quiet)
+    if unsaved is not None:
+        raise typer.Exit(complain(f"the end of the run was not saved: {unsaved}", 2))
+    if folder is not None:
+        write_whole(folder / RESULT, json.dumps(result, indent=2) + "\n")
+    if json_path not in (None, "-"):
+        write_whole(Path(json_path), json.dumps(result, indent=2) + "\n")
     code = 0
     if any(layer and not math.isfinite(layer.loss) for record in trainer.history for layer in record.layers):
         code = complain("a loss is not finite: the training diverged; a lower --lr may help", 1)
@@ -326,7 +334,10 @@ def _show(
     tested = result["test"]
     console.print(f"test error     {errors(tested)}" if tested is not None else "there are no test images")
     if chosen.published:
-        console.print(f"published      {chosen.published} ({chosen.source})")
+        own = RECIPES.get(chosen.name)
+        same = own is not None and own.override(seed=chosen.seed, folder=chosen.folder) == chosen
+        other = "" if same else ", with other settings than here"
+        console.print(f"published      {chosen.published}{other} ({chosen.source})")
     threads = torch.get_num_threads()
     line = f"training time  ffkern {result['seconds']:.2f} s ({chosen.epochs} epochs, {threads} threads)"
     eager = result["eager"]

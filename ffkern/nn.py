@@ -916,10 +916,14 @@ class FFNet(nn.Module):
 
     def predict(self, x: Tensor, layers: str = "all") -> Tensor:
         """Label with the highest goodness summed over "all" layers, or "all_but_first" (Hinton's choice)."""
+        return self.votes(self.goodness(x), layers).argmax(1)
+
+    @staticmethod
+    def votes(goodness: Tensor, layers: str = "all") -> Tensor:
+        """Goodness [L, N, C] summed over "all" layers, or "all_but_first" (all, if there is one): [N, C]."""
         _choice("layers", layers, ("all", "all_but_first"))
-        goodness = self.goodness(x)
-        skip = 1 if layers == "all_but_first" and len(self.layers) > 1 else 0
-        return goodness[skip:].sum(0).argmax(1)
+        skip = 1 if layers == "all_but_first" and goodness.shape[0] > 1 else 0
+        return goodness[skip:].sum(0)
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -201,7 +202,7 @@ class Trainer:
             self._stages = [f"layer {i}" for i in self._learning] + (["head"] if head_opt is not None else [])
         self._resumed: dict[str, Any] | None = None
         self._restart(torch.device("cpu"))
-        self._data: tuple[Tensor, Tensor] | None = None
+        self._data: Callable[[], str] | None = None  # fingerprint of the run's data, taken once, when first asked for
 
     def _restart(self, device: torch.device) -> None:
         self.history: list[EpochRecord] = []
@@ -240,12 +241,12 @@ class Trainer:
         self._check(x, y, ("x", "y"))
         if validation is not None:
             self._check(*validation, ("validation[0]", "validation[1]"))
-        self._data = (x, y)
+        self._data = cache(lambda: fingerprint(x, y))
         if self._resumed is None:
             self._restart(x.device)
             self._read()  # statistics of what went before
         else:
-            self._resume(self._resumed, x, y)
+            self._resume(self._resumed, self._data(), x.device)
             self._resumed = None
         self.total_updates = self._count_updates(x.shape[0])
         return self._records(x, y, validation)
@@ -324,12 +325,10 @@ class Trainer:
                     if update is None or iteration == 0:
                         update = self.net.lesson(index, images, variants)
                     update(self.opt)
-                    yield f"layer {index}", iteration + 1 in (self.iterations, *self._recorded())
+                    done = iteration + 1
+                    yield f"layer {index}", done == self.iterations or done % RECORDED_UPDATES == 0
                 first = 0
             batch = 0
-
-    def _recorded(self) -> range:
-        return range(RECORDED_UPDATES, self.iterations, RECORDED_UPDATES)
 
     def _count_updates(self, images: int) -> int:
         steps = math.ceil(images / self.batch_size)
@@ -410,7 +409,7 @@ class Trainer:
             raise RuntimeError("there is no run to save; expected fit() or run() to have begun")
         return {
             "run": self._settings(),
-            "data": fingerprint(*self._data),
+            "data": self._data(),
             "updates": self.updates,
             "in_record": self._in_record,
             "seconds": self._seconds,
@@ -472,16 +471,16 @@ class Trainer:
         for fields in state["history"]:
             EpochRecord.from_dict(fields)
 
-    def _resume(self, state: dict[str, Any], x: Tensor, y: Tensor) -> None:
-        if fingerprint(x, y) != state["data"]:
+    def _resume(self, state: dict[str, Any], given: str, device: torch.device) -> None:
+        if given != state["data"]:
             raise ValueError("x or y holds other data than the run that was saved; expected the same images and labels")
-        self._restart(x.device)
+        self._restart(device)
         self.history = [EpochRecord.from_dict(fields) for fields in state["history"]]
         self.updates, self._in_record, self._seconds = state["updates"], state["in_record"], state["seconds"]
         try:
             self._generator.set_state(state["generator"])
         except RuntimeError as error:
-            raise ValueError(f"the saved run drew its random numbers elsewhere than on {x.device}: {error}") from error
+            raise ValueError(f"the saved run drew its random numbers elsewhere than on {device}: {error}") from error
         self._marks = dict(state["marks"])
         for module, counted in zip(self._counting(), state["statistics"], strict=True):
             module.statistics().copy_(counted)
@@ -550,12 +549,11 @@ def evaluate(net: FFNet, x: Tensor, y: Tensor) -> dict[str, float]:
         layers and over all but the first (the same for one layer). "error_softmax": the head's
         answer, if there is a head.
     """
-    skip = 1 if len(net.layers) > 1 else 0
     names = ["error", "error_but_first"] + (["error_softmax"] if net.head is not None else [])
     wrong = torch.zeros(len(names), dtype=torch.int64, device=x.device)
     for images, labels in zip(x.split(EVALUATED_ROWS), y.split(EVALUATED_ROWS), strict=True):
         goodness = net.goodness(images)
-        answers = [goodness.sum(0).argmax(1), goodness[skip:].sum(0).argmax(1)]
+        answers = [net.votes(goodness, layers).argmax(1) for layers in ("all", "all_but_first")]
         if net.head is not None:
             answers.append(net.predict_softmax(images))
         wrong += (torch.stack(answers) != labels).sum(1)

@@ -103,9 +103,8 @@ def _answers(net: FFNet, rows: Tensor) -> list[dict[str, Any]]:
     result = []
     for x in rows.split(EVALUATED_ROWS):
         goodness = net.goodness(x)
-        skip = 1 if len(net.layers) > 1 else 0
-        ranked = goodness.sum(0).argsort(dim=1, descending=True, stable=True)
-        but_first = goodness[skip:].sum(0).argmax(1)
+        ranked = net.votes(goodness).argsort(dim=1, descending=True, stable=True)
+        but_first = net.votes(goodness, "all_but_first").argmax(1)
         chance = net.logits(x).softmax(1) if net.head is not None else None
         for i in range(len(x)):
             answer: dict[str, Any] = {

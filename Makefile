@@ -16,7 +16,7 @@ export FFKERN_CUDA
 RUN = SCRIPTS="$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')" && PATH="$$SCRIPTS:$$PATH" &&
 
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml ffkern/_version.py
-CXX_FILES := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES := $(shell find csrc tests/cpp tests/emulated tests/ptxsim -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 CONFIG = FFKERN_CUDA=$(FFKERN_CUDA) ARCHS=$(FFKERN_CUDA_ARCHS) WERROR=$(FFKERN_WERROR) CUDA=$(CUDA_HOME):$(CUDA_PATH) CXX=$(CXX) PYTHON=$(PYTHON)
 
 .PHONY: help setup demo test lint format bench clean force

@@ -33,6 +33,13 @@ def _choice(name: str, value: str, allowed: Sequence[str]) -> str:
     return value
 
 
+def _stored(x: Tensor) -> torch.dtype:
+    """dtype of the activities that follow from x: tensor cores read that of x, the CPU's products are float32."""
+    if x.device.type != "cuda":
+        return torch.float32
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+
+
 class FFLinear(nn.Linear):
     """``relu(norm(x) W^T + b)`` that can learn by itself. Names, shapes and state_dict are those of ``nn.Linear``.
 
@@ -106,13 +113,15 @@ class FFLinear(nn.Linear):
         """Drops what belongs to a run of training rather than to the layer."""
         self._slot: Slot | None = None
         self._workspace = torch.empty(0)
+        self._low: Tensor | None = None  # weights in a 16-bit dtype, as of version _low_of
+        self._low_of = -1
         self._reserved: set[tuple[Any, ...]] = set()  # batch shapes that the workspace is known to serve
         self._statistics = torch.zeros(STATISTICS, dtype=torch.float64)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         state["_slot"] = None  # a copy of the layer is not the layer that the optimiser trains
-        state["_workspace"], state["_reserved"] = torch.empty(0), set()
+        state["_workspace"], state["_reserved"], state["_low"] = torch.empty(0), set(), None
         return state
 
     @classmethod
@@ -189,15 +198,15 @@ class FFLinear(nn.Linear):
         Args:
             x, sign, row_weight, x_norm: as for :meth:`local_loss`. Nothing flows back into x.
             opt: an optimiser of :mod:`ffkern.optim` that holds this layer's parameters.
-            keep: float32 [R, M] and [R] to write the activities and their norms into (those of the weights
-                before the update), for the next layer.
+            keep: float32 [R, M] (on CUDA also in the dtype of x) and float32 [R] to write the activities and their
+                norms into (those of the weights before the update), for the next layer.
         """
         slot = self._bind(opt)
         workspace = self.reserve(x.shape[0], 0, 1)
         torch.ops.ffkern.layer_step_(
             x,
             x_norm,
-            *self._trained(slot),
+            *self._trained(slot, x),
             *self._lesson(sign, row_weight, workspace, keep),
             *self._settings(slot),
         )
@@ -230,7 +239,7 @@ class FFLinear(nn.Linear):
             labels,
             overlay,
             classes,
-            *self._trained(slot),
+            *self._trained(slot, x),
             *self._lesson(sign, row_weight, workspace, keep),
             *self._settings(slot),
         )
@@ -259,7 +268,7 @@ class FFLinear(nn.Linear):
         peer = None
         if self.peer_mean is not None:
             peer = torch.ops.ffkern.peer_update_(h, sign, self.peer_mean, self.peer_strength, self.peer_momentum)
-        tail = (sign, peer, *self._trained(slot), workspace, self.goodness, slot.kind, slot.hyper)
+        tail = (sign, peer, *self._trained(slot, x), workspace, self.goodness, slot.kind, slot.hyper)
         if labels is None:
             torch.ops.ffkern.layer_update_(x, h, scale, coef, *tail)
         else:
@@ -313,7 +322,7 @@ class FFLinear(nn.Linear):
             return self._workspace
         if len(self._reserved) >= 64:
             self._reserved.clear()
-        size = (images, self.in_features, self.out_features, classes, variants)
+        size = (self.weight, images, classes, variants)
         need = max(
             torch.ops.ffkern.step_workspace(*size, self.peer_mean is not None),
             torch.ops.ffkern.update_workspace(*size),
@@ -333,8 +342,26 @@ class FFLinear(nn.Linear):
             self._statistics = self._statistics.to(self.weight.device)
         return self._statistics
 
-    def _trained(self, slot: Slot) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
-        return self.weight, self.bias, slot.weight_state, slot.bias_state, slot.step, slot.lr()
+    def _trained(self, slot: Slot, x: Tensor) -> tuple[Tensor | None, ...]:
+        state = (slot.weight_state, slot.bias_state, slot.step, slot.lr())
+        return self.weight, self.bias, *state, self._weight_low(x)
+
+    def _weight_low(self, x: Tensor) -> Tensor | None:
+        """The weights in the 16-bit dtype of x, which tensor cores read and every fused update writes beside them.
+
+        None where there are no such products: float32 rows, and the CPU. A compiled step converts them every time.
+        Changes through ``weight.data`` go unnoticed, as they do by autograd: change weights under ``no_grad()``.
+        """
+        dtype = _stored(x)
+        if dtype == torch.float32 or torch.compiler.is_compiling():
+            return None
+        low, weight = self._low, self.weight
+        if low is None or low.dtype != dtype or low.device != weight.device:
+            low = self._low = weight.detach().to(dtype)
+        elif self._low_of != weight._version:
+            low.copy_(weight.detach())  # in place: a captured step reads this memory
+        self._low_of = weight._version + 1  # the step to come counts one; any other change makes a new copy
+        return low
 
     def _lesson(
         self,
@@ -620,12 +647,12 @@ class FFNet(nn.Module):
             self._signs[key] = (sign, weight)
         return sign, weight
 
-    def _activity_rows(self, index: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Reused h, goodness, scale and h_norm of one layer, for `rows` rows."""
+    def _activity_rows(self, index: int, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Reused h (of this dtype), goodness, scale and h_norm of one layer, for `rows` rows."""
         weight = self._layer(index).weight
         kept = self._kept.get(index)
-        if kept is None or kept[0].shape[0] < rows or kept[0].device != weight.device:
-            h = torch.empty(rows, weight.shape[0], device=weight.device)
+        if kept is None or kept[0].shape[0] < rows or kept[0].device != weight.device or kept[0].dtype != dtype:
+            h = torch.empty(rows, weight.shape[0], dtype=dtype, device=weight.device)
             row = [torch.empty(rows, device=weight.device) for _ in range(3)]
             kept = self._kept[index] = (h, row[0], row[1], row[2])
         h, goodness, scale, h_norm = kept
@@ -684,10 +711,10 @@ class FFNet(nn.Module):
     def _step_one_pass(self, images: Tensor, variants: Tensor, overlay: Tensor, opt: FusedOptimizer) -> None:
         """All labels are known beforehand: one fused call a layer."""
         sign, weight = self._rows(images.shape[0], variants.shape[0] - 1, images.device)
-        rows, last = variants.numel(), self._last_learning()
+        rows, last, dtype = variants.numel(), self._last_learning(), _stored(images)
         for i in range(last + 1):
             layer = self._layer(i)
-            out = self._activity_rows(i, rows)
+            out = self._activity_rows(i, rows, dtype)
             keep = (out[0], out[3]) if i < last else None
             if i == 0 and layer.frozen:
                 base, rest_norm = torch.ops.ffkern.shared_base(images, layer.weight, self.classes)
@@ -697,7 +724,7 @@ class FFNet(nn.Module):
                     images, variants, sign, opt, classes=self.classes, overlay=overlay, row_weight=weight, keep=keep
                 )
             else:
-                h, _, _, h_norm = self._activity_rows(i - 1, rows)
+                h, _, _, h_norm = self._activity_rows(i - 1, rows, dtype)
                 if layer.frozen:
                     self._layer_into(i, h, h_norm, out)
                 else:
@@ -727,14 +754,14 @@ class FFNet(nn.Module):
         """
         n = images.shape[0]
         extra = self.classes - 1 if negatives == "all" else 1
-        rows = n * (2 + extra)
+        rows, dtype = n * (2 + extra), _stored(images)
         first = self._layer(0)
         base, rest_norm = torch.ops.ffkern.shared_base(images, first.weight, self.classes)
         neutral = torch.full_like(labels, -1)
-        self._forward_rows(base, rest_norm, torch.stack((neutral, labels)), overlay, rows, 0)
+        self._forward_rows(base, rest_norm, torch.stack((neutral, labels)), overlay, rows, 0, dtype)
 
         assert self.head is not None
-        chosen = [self._activity_rows(i, rows) for i in self.head_layers]
+        chosen = [self._activity_rows(i, rows, dtype) for i in self.head_layers]
         h, h_norm = [c[0][:n] for c in chosen], [c[3][:n] for c in chosen]
         if head_opt is None or self.head.frozen:
             logits = self.head(h, h_norm)
@@ -745,12 +772,12 @@ class FFNet(nn.Module):
             wrong = torch.ops.ffkern.hard_labels(logits, labels, u)[None]
         else:
             wrong = self.wrong_labels(labels, negatives, generator)
-        self._forward_rows(base, rest_norm, wrong, overlay, rows, 2 * n)
+        self._forward_rows(base, rest_norm, wrong, overlay, rows, 2 * n, dtype)
 
         sign, weight = self._rows(n, extra, images.device)
         below: Tensor = images
         for i, layer in enumerate(self._all_layers()):
-            h_all, goodness, scale, _ = self._activity_rows(i, rows)
+            h_all, goodness, scale, _ = self._activity_rows(i, rows, dtype)
             lesson = (h_all[n:], goodness[n:], scale[n:])
             if layer.frozen:
                 pass
@@ -765,15 +792,22 @@ class FFNet(nn.Module):
             below = h_all[n:]
 
     def _forward_rows(
-        self, base: Tensor, rest_norm: Tensor, variants: Tensor, overlay: Tensor, rows: int, begin: int
+        self,
+        base: Tensor,
+        rest_norm: Tensor,
+        variants: Tensor,
+        overlay: Tensor,
+        rows: int,
+        begin: int,
+        dtype: torch.dtype,
     ) -> None:
         """Activities of these label variants through all layers, into rows [begin, begin + V N)."""
         end = begin + variants.numel()
-        out = [t[begin:end] for t in self._activity_rows(0, rows)]
+        out = [t[begin:end] for t in self._activity_rows(0, rows, dtype)]
         self._variants_into(base, rest_norm, variants, overlay, out)
         for i in range(1, len(self.layers)):
             h, h_norm = out[0], out[3]
-            out = [t[begin:end] for t in self._activity_rows(i, rows)]
+            out = [t[begin:end] for t in self._activity_rows(i, rows, dtype)]
             self._layer_into(i, h, h_norm, out)
 
     def _variants_into(

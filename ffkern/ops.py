@@ -29,6 +29,8 @@ _FOUR = "(Tensor h, Tensor goodness, Tensor scale, Tensor h_norm)"
 _TRAINED = (
     "Tensor(a!) weight, Tensor(b!)? bias, Tensor(c!) weight_state, Tensor(d!) bias_state, Tensor(e!) step, Tensor lr"
 )
+# The copy of the weights in the storage of x (bfloat16 or float16): read by products, written with every update.
+_LOW = "Tensor(k!)? weight_low"
 _LESSON = (
     "Tensor sign, Tensor? row_weight, Tensor(f!)? peer_mean, Tensor(g!) workspace, "
     "Tensor(h!) stats, Tensor(i!)? h, Tensor(j!)? h_norm"
@@ -60,14 +62,14 @@ SCHEMAS = {
         f"({_KEPT}, {_LABELS}, Tensor? sign, Tensor? peer, str goodness) -> (Tensor dweight, Tensor dbias)"
     ),
     "layer_update_": (
-        f"({_KEPT}, Tensor? sign, Tensor? peer, {_TRAINED}, Tensor(f!) workspace, str goodness, {_RULE}) -> ()"
+        f"({_KEPT}, Tensor? sign, Tensor? peer, {_TRAINED}, {_LOW}, Tensor(f!) workspace, str goodness, {_RULE}) -> ()"
     ),
     "shared_update_": (
-        f"({_KEPT}, {_LABELS}, Tensor? sign, Tensor? peer, {_TRAINED}, Tensor(f!) workspace, "
+        f"({_KEPT}, {_LABELS}, Tensor? sign, Tensor? peer, {_TRAINED}, {_LOW}, Tensor(f!) workspace, "
         f"str goodness, {_RULE}) -> ()"
     ),
-    "layer_step_": (f"(Tensor x, Tensor? x_norm, {_TRAINED}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"),
-    "shared_step_": (f"(Tensor x, {_LABELS}, {_TRAINED}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"),
+    "layer_step_": (f"(Tensor x, Tensor? x_norm, {_TRAINED}, {_LOW}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"),
+    "shared_step_": (f"(Tensor x, {_LABELS}, {_TRAINED}, {_LOW}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"),
     "predict_goodness": (
         f"(Tensor x, Tensor[] weights, Tensor?[] biases, int classes, Tensor overlay, {_KIND}) -> Tensor"
     ),
@@ -76,21 +78,34 @@ SCHEMAS = {
     "wrong_labels": "(Tensor labels, int classes, Tensor u) -> Tensor",
     "hard_labels": "(Tensor logits, Tensor labels, Tensor u) -> Tensor",
     "all_wrong_labels": "(Tensor labels, int classes) -> Tensor",
+    "hybrid_images_": (
+        "(Tensor x, Tensor other, Tensor(a!) generator, int height, int width, int blurs) "
+        "-> (Tensor images, Tensor mask)"
+    ),
     "head_forward": ("(Tensor[] h, Tensor[] h_norm, Tensor weight, Tensor? bias, str norm, float eps) -> Tensor"),
     "head_step_": (
         f"(Tensor[] h, Tensor[] h_norm, Tensor labels, {_TRAINED}, Tensor(f!) stats, "
         f"str norm, float eps, {_RULE}) -> Tensor"
     ),
-    "step_workspace": ("(int images, int inputs, int units, int classes, int variants, bool peer) -> int"),
-    "update_workspace": ("(int images, int inputs, int units, int classes, int variants) -> int"),
+    "step_workspace": "(Tensor weight, int images, int classes, int variants, bool peer) -> int",
+    "update_workspace": "(Tensor weight, int images, int classes, int variants) -> int",
     "cpu_path": "() -> str",
     "reset_cpu_path": "() -> str",
+    "float32_precision": "() -> str",
 }
 
 _library = torch.library.Library("ffkern", "DEF")
 for _name, _schema in SCHEMAS.items():
     _library.define(_name + _schema)
 _ext.load()
+
+
+def _float32_precision() -> str:
+    """torch's setting for float32 products on CUDA, asked by the CUDA operations: "tf32", or anything else for full."""
+    return str(torch.backends.cuda.matmul.fp32_precision)
+
+
+_library.impl("float32_precision", _float32_precision, "CompositeExplicitAutograd")
 
 
 __all__ = sorted(SCHEMAS)
@@ -223,6 +238,11 @@ def _(logits: Tensor, labels: Tensor, u: Tensor) -> Tensor:
 @_fake("all_wrong_labels")
 def _(labels: Tensor, classes: int) -> Tensor:
     return labels.new_empty((classes - 1, labels.shape[0]))
+
+
+@_fake("hybrid_images_")
+def _(x: Tensor, other: Tensor, generator: Tensor, height: int, width: int, blurs: int) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty((x.shape[0], height * width), dtype=torch.bool)
 
 
 @_fake("head_forward")

@@ -157,7 +157,10 @@ class Slot:
     def lr(self) -> Tensor:
         """Learning rate now. A plain number put into ``param_groups`` by hand works too."""
         value = self.group["lr"]
-        return value if isinstance(value, Tensor) and value.dtype == torch.float64 else _lr_tensor(value)
+        value = value if isinstance(value, Tensor) and value.dtype == torch.float64 else _lr_tensor(value)
+        if value.device != self.weight.device:  # where it stays: kernels read it on the device
+            value = self.group["lr"] = value.to(self.weight.device)
+        return value
 
     def fits(self, owner: FusedOptimizer, weight: Tensor, bias: Tensor | None) -> bool:
         """False when the layer has other parameters or another optimiser than this slot was made for."""

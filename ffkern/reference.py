@@ -622,6 +622,83 @@ def all_wrong_labels(labels: Tensor, classes: int) -> Tensor:
     return (labels + torch.arange(1, classes, device=labels.device)[:, None]) % classes
 
 
+def _philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> list[Tensor]:
+    """Philox4x32-10: four random 32-bit words from a counter of four words and a key of two.
+
+    Words are int64 tensors of one shape (or scalars) holding 0..2^32 - 1.
+    Source: J. Salmon, M. Moraes, R. Dror, D. Shaw, Parallel Random Numbers: As Easy as 1, 2, 3 (SC'11).
+    """
+    low = 0xFFFFFFFF
+
+    def product(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+        """High and low word of a * b, by halves of a: the whole product would not fit into int64."""
+        first = (a & 0xFFFF) * b
+        rest = (a >> 16) * b + (first >> 16)
+        return rest >> 16, ((rest & 0xFFFF) << 16) | (first & 0xFFFF)
+
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        high0, low0 = product(0xD2511F53, c[0])
+        high1, low1 = product(0xCD9E8D57, c[2])
+        c = [high1 ^ c[1] ^ k[0], low1, high0 ^ c[3] ^ k[1], low0]
+        k = [(k[0] + 0x9E3779B9) & low, (k[1] + 0xBB67AE85) & low]
+    return c
+
+
+def _random_bits(generator: Tensor, images: int, pixels: int) -> Tensor:
+    """int64 [N, pixels] of 0 and 1; how they are numbered: hybrid_images."""
+    low = 0xFFFFFFFF
+    image = (generator[1] + torch.arange(images, device=generator.device))[:, None]
+    block = torch.arange(-(-pixels // 128), device=generator.device)[None]
+    image, block = torch.broadcast_tensors(image, block)
+    counter = [image & low, (image >> 32) & low, block, torch.zeros_like(block)]
+    words = torch.stack(_philox(counter, [generator[0] & low, (generator[0] >> 32) & low]), 2)
+    bits = (words[..., None] >> torch.arange(32, device=generator.device)) & 1
+    return bits.flatten(1)[:, :pixels]
+
+
+def _blur(value: Tensor, dim: int) -> Tensor:
+    """[1/4, 1/2, 1/4] along one direction; the neighbour of a border pixel beyond the border is itself."""
+    size = value.shape[dim]
+    wide = torch.cat([value.narrow(dim, 0, 1), value, value.narrow(dim, size - 1, 1)], dim)
+    return 0.25 * (wide.narrow(dim, 0, size) + wide.narrow(dim, 2, size)) + 0.5 * value
+
+
+def hybrid_images(
+    x: Tensor, other: Tensor, generator: Tensor, height: int, width: int, blurs: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Negatives without labels: mask * x + (1 - mask) * other, with a mask of large random blobs.
+
+    x, other [N, channels*height*width], of one dtype; generator int64 [2] = (seed, images drawn so
+    far).  A random bit for each pixel, then `blurs` times a blur with [1/4, 1/2, 1/4] along the rows
+    and one along the columns, then mask = value > 1/2.  Beyond the border lies the border pixel once
+    more, which keeps the mean at 1/2.  A value of exactly 1/2 counts as 0: one pixel in nine after
+    one blur, one in a hundred after two, practically none after six.
+    Returns images (dtype of x), mask bool [N, height*width], the same for every channel, and the new
+    generator, N images further: two calls of N draw the masks of one call of 2N.
+    The mask chooses, it does not multiply: a NaN in the image not chosen leaves no trace.
+
+    Bits: Philox4x32-10 with key (seed low, seed high 32 bits) and counter (image low, image high 32
+    bits, b, 0), where image = generator[1] + i (modulo 2^64) and block b holds the pixels 128 b to
+    128 b + 127 of the image: pixel p has bit p % 32 of word (p % 128) // 32.  The blur is float32
+    whatever x is, as 0.25 * (before + after) + 0.5 * centre: both factors are powers of two, so a
+    fused multiply-add gives the same bits, and every backend gives the same mask.
+    Source: Hinton section 3.2 (masks); numbering of the bits and border: ours.
+    """
+    pixels = height * width
+    if height < 1 or width < 1 or x.shape[1] < 1 or x.shape[1] % pixels:
+        raise ValueError(f"height is {height} and width {width}; their product must divide the {x.shape[1]} inputs")
+    if blurs < 0:
+        raise ValueError(f"blurs is {blurs}; it must be at least 0")
+    images = x.shape[0]
+    value = _random_bits(generator, images, pixels).float().reshape(images, height, width)
+    for _ in range(blurs):
+        value = _blur(_blur(value, 2), 1)
+    mask = value.flatten(1) > 0.5
+    chosen = torch.where(mask.repeat(1, x.shape[1] // pixels), x, other)
+    return chosen, mask, torch.stack([generator[0], generator[1] + images])
+
+
 # --------------------------------------------------------------------------------- softmax head
 
 

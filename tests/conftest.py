@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import emulated
 import pytest
 import torch
 
@@ -36,6 +37,43 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     for value in _forced("FFKERN_CPU_ISA", request.param):
         assert torch.ops.ffkern.cpu_path().split(";")[0] == value
         yield value
+
+
+CUDA = [
+    *(pytest.param(f"emulated-cuda-{name}", marks=pytest.mark.emulated) for name in emulated.DEVICES),
+    pytest.param("cuda", marks=pytest.mark.gpu),
+]
+
+
+def _on(where: str) -> Iterator[str]:
+    kind, _, which = where.rpartition("-")
+    if kind == "cpu":
+        for value in _forced("FFKERN_CPU_ISA", which):
+            assert torch.ops.ffkern.cpu_path().split(";")[0] == value
+            yield where
+    elif kind == "emulated-cuda":
+        with emulated.device(which):
+            yield where
+    elif which == "cpu":
+        yield where
+    else:
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU on this machine")
+        with torch.device("cuda"):
+            yield where
+
+
+@pytest.fixture(params=[*(f"cpu-{isa}" for isa in ISAS), *CUDA])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the operations run: every instruction set of this machine, the CUDA kernels on every device of the software
+    driver, and a GPU if there is one."""
+    yield from _on(request.param)
+
+
+@pytest.fixture(params=["cpu", *CUDA])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The same for what does not depend on the CPU's instruction set."""
+    yield from _on(request.param)
 
 
 @pytest.fixture

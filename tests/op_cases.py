@@ -7,11 +7,14 @@ fenced with a pattern), and check the fence afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
+from tolerance import STORAGE_UNIT, UNIT
 from torch import Tensor
 
 from ffkern import ops
@@ -38,17 +41,36 @@ def shape_name(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
+def operand_unit(backend: str, dtype: torch.dtype) -> float:
+    """Rounding of the operands of a product: CPU kernels compute in float32, CUDA kernels in the dtype of x."""
+    return UNIT if backend.startswith("cpu") else STORAGE_UNIT[dtype]
+
+
+@contextlib.contextmanager
+def expecting_bfloat16(backend: str, dtype: torch.dtype) -> Iterator[None]:
+    """On a device without bfloat16 products they are refused, saying what they need; everywhere else they run."""
+    if dtype == torch.bfloat16 and backend.endswith("sm_75"):
+        with pytest.raises(
+            RuntimeError, match=r"'bf16' has no kernel for this device \(sm_75\).*bfloat16 and tf32: 8.0"
+        ):
+            yield
+    else:
+        yield
+
+
 # ---------------------------------------------------------------- memory with a fence around it
 
 
 class Fenced:
     """Copies placed inside larger buffers; :meth:`check` tells if anything around them moved."""
 
-    def __init__(self) -> None:
+    def __init__(self, offset: int = 3) -> None:
+        self._offset = offset
         self._buffers: list[tuple[Tensor, Tensor]] = []
 
-    def copy(self, t: Tensor, offset: int = 3, pitch: int = 0) -> Tensor:
+    def copy(self, t: Tensor, offset: int | None = None, pitch: int = 0) -> Tensor:
         """t at an odd storage offset; a matrix may get a row pitch larger than its width."""
+        offset = self._offset if offset is None else offset
         pitched = t.dim() == 2 and pitch > t.shape[1]
         size = t.shape[0] * pitch if pitched else t.numel()
         fill = FENCE if t.is_floating_point() else -77
@@ -61,7 +83,7 @@ class Fenced:
         self._buffers.append((buffer, outside))
         return view
 
-    def nan(self, *shape: int, dtype: torch.dtype = torch.float32, offset: int = 3) -> Tensor:
+    def nan(self, *shape: int, dtype: torch.dtype = torch.float32, offset: int | None = None) -> Tensor:
         return self.copy(torch.full(shape, float("nan"), dtype=dtype), offset)
 
     def check(self) -> None:
@@ -282,7 +304,7 @@ def update(**a: Any) -> dict[str, Any]:
     trained = _trained(fenced, a)
     classes = a["classes"] if shared else 0
     count = a["labels"].shape[0] if shared else 1
-    need = ops.update_workspace(*a["x"].shape, a["weight"].shape[0], classes, count)
+    need = ops.update_workspace(a["weight"], a["x"].shape[0], classes, count)
     middle = [a["labels"], a["overlay"], classes] if shared else []
     name = "shared_update_" if shared else "layer_update_"
     result = getattr(ops, name)(
@@ -292,6 +314,7 @@ def update(**a: Any) -> dict[str, Any]:
         a["peer"],
         *trained,
         a["lr"],
+        None,
         fenced.nan(need),
         a["goodness"],
         a["optimiser"],
@@ -320,7 +343,7 @@ def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[s
     stats = fenced.copy(STATS_BEFORE, 1)
     count = a["labels"].shape[0] if shared else 1
     classes = a["classes"] if shared else 0
-    need = ops.step_workspace(*a["x"].shape, units, classes, count, mean is not None)
+    need = ops.step_workspace(a["weight"], a["x"].shape[0], classes, count, mean is not None)
     head = [a["x"], a["labels"], a["overlay"], classes] if shared else [a["x"], a["x_norm"]]
     settings = (
         "norm",
@@ -337,6 +360,7 @@ def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[s
         *head,
         *trained,
         a["lr"],
+        None,
         a["sign"],
         a["row_weight"],
         mean,
@@ -349,8 +373,9 @@ def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[s
     return "shared_step_" if shared else "layer_step_", arguments, written
 
 
-def step(**a: Any) -> dict[str, Any]:
-    fenced = Fenced()
+def step(offset: int = 3, **a: Any) -> dict[str, Any]:
+    """`offset` of what is written in its buffer: 3 floats are no alignment at all, 16 are."""
+    fenced = Fenced(offset)
     name, arguments, written = step_call(a, fenced)
     assert getattr(ops, name)(*arguments) is None
     fenced.check()
@@ -370,12 +395,36 @@ def step_reference(**a: Any) -> dict[str, Any]:
     return result
 
 
+def smooth(results: dict[str, Any]) -> dict[str, Any]:
+    """Without the counts of rows on their side of the threshold: operands of 16 bits move a goodness across it."""
+    return results | {"stats": results["stats"][[0, 1, 2, 5, 6]]}
+
+
+def smooth_step_reference(**a: Any) -> dict[str, Any]:
+    return smooth(step_reference(**a))
+
+
 def predict(**a: Any) -> dict[str, Any]:
     return {"goodness": ops.predict_goodness(**a)}
 
 
 def predict_reference(**a: Any) -> dict[str, Any]:
     return {"goodness": ref.predict_goodness(**a)}
+
+
+HYBRID_NAMES = ("images", "mask", "generator")
+
+
+def hybrid(**a: Any) -> dict[str, Any]:
+    fenced = Fenced()
+    generator = fenced.copy(a["generator"])
+    results = ops.hybrid_images_(**(a | {"generator": generator}))
+    fenced.check()
+    return dict(zip(HYBRID_NAMES, (*results, generator), strict=True))
+
+
+def hybrid_reference(**a: Any) -> dict[str, Any]:
+    return dict(zip(HYBRID_NAMES, ref.hybrid_images(**a), strict=True))
 
 
 def head(**a: Any) -> dict[str, Any]:
@@ -476,6 +525,30 @@ def head_step_arguments(images: int, widths: list[int], classes: int, optimiser:
     return a
 
 
+def hybrid_arguments(
+    images: int,
+    height: int,
+    width: int,
+    channels: int = 1,
+    *,
+    blurs: int = 6,
+    dtype: torch.dtype = torch.float32,
+    seed: int | None = None,
+    drawn: int = 0,
+) -> dict[str, Any]:
+    if seed is None:
+        seed = int(torch.randint(-(2**63), 2**63 - 1, ()))
+    x, other = torch.randn(2, images, channels * height * width).to(dtype)
+    return {
+        "x": x,
+        "other": other,
+        "generator": torch.tensor([seed, drawn]),
+        "height": height,
+        "width": width,
+        "blurs": blurs,
+    }
+
+
 # ---------------------------------------------------------------- a sample call of each operation
 
 
@@ -516,7 +589,7 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
         return tuple(g.values())
     if name in ("layer_update_", "shared_update_"):
         g = update_arguments(a, peer=True)
-        need = ops.update_workspace(6, 12, 5, 4 if shared else 0, 3 if shared else 1)
+        need = ops.update_workspace(weight, 6, 4 if shared else 0, 3 if shared else 1)
         return (
             g["x"].to(dtype),
             g["h"].to(dtype),
@@ -525,6 +598,7 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
             *label,
             *(g[k] for k in ("sign", "peer", "weight", "bias", "weight_state", "bias_state")),
             *(g[k] for k in ("step", "lr")),
+            None,
             torch.zeros(need),
             *(g[k] for k in ("goodness", "optimiser", "hyper")),
         )
@@ -545,6 +619,8 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
         return (torch.randn(6, 4).to(dtype), labels, torch.rand(6))
     if name == "all_wrong_labels":
         return (labels, 4)
+    if name == "hybrid_images_":
+        return tuple(hybrid_arguments(6, 2, 3, 2, dtype=dtype, drawn=3).values())
     if name == "head_forward":
         p = head_arguments(6, [5, 3], 4)
         return ([h.to(dtype) for h in p["h"]], *list(p.values())[1:])
@@ -561,6 +637,6 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
     raise KeyError(name)
 
 
-NO_TENSORS = {"step_workspace", "update_workspace", "cpu_path", "reset_cpu_path"}
+NO_TENSORS = {"step_workspace", "update_workspace", "cpu_path", "reset_cpu_path", "float32_precision"}
 TENSOR_OPS = sorted(set(ops.SCHEMAS) - NO_TENSORS)
 WRITING_OPS = [name for name in TENSOR_OPS if "!" in ops.SCHEMAS[name]]

@@ -1,27 +1,55 @@
-"""The CUDA kernels and their launch code on a software driver, which checks what a GPU does not:
-every bound, every shared-memory race, every byte that is read before it was written."""
+"""The CUDA kernels and their launch code on a software driver, which checks what a GPU does not: every bound, every
+shared-memory race, every byte that is read before it was written.
+
+What every operation computes is tested in test_ops.py, on these devices too. Here: every arithmetic at every size
+around a tile, every instance, what the kernels touch, streams and graphs, the launch code's choices and refusals.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import emulated
+import op_cases as cases
 import pytest
 import torch
 from emulated import build
-from layer_forward_cases import KINDS, Case, check, random_case
+from tolerance import STORAGE_UNIT, UNIT, check_parity
 from torch import Tensor
 
-pytestmark = pytest.mark.emulated
+from ffkern import ops
+from ffkern import reference as ref
+
+pytestmark = [pytest.mark.emulated, pytest.mark.usefixtures("poisoned")]
 
 ROOT = emulated.toolkit.ROOT
-INSTANCES = emulated.instances()
-LARGE, SMALL, PIECES_8, PIECES_4, PIECES_2 = INSTANCES
-ops = torch.ops.ffkern_emulated
+LARGE, SMALL, PIECES_8, PIECES_2 = emulated.instances(2)
+LARGE_32, SMALL_32, PIECES_4 = emulated.instances(4)
+
+# Arithmetic: dtype of x, what forces it, and the rounding of the products' operands.
+MATHS: dict[str, tuple[torch.dtype, str, float]] = {
+    "bf16": (torch.bfloat16, "", STORAGE_UNIT[torch.bfloat16]),
+    "f16": (torch.float16, "", STORAGE_UNIT[torch.float16]),
+    "tf32": (torch.float32, "tf32", 2.0**-11),
+    "tf32x3": (torch.float32, "tf32x3", 2.0**-21),
+    "f32": (torch.float32, "ffma", UNIT),
+}
+every_math = pytest.mark.parametrize("math", MATHS)
+every_instance = pytest.mark.parametrize(
+    ("math", "instance"),
+    [(math, name) for math, (dtype, *_) in MATHS.items() for name in emulated.instances(dtype.itemsize)],
+)
+SIZES = [1, 7, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129]
+# Every size as number of rows, of inputs and of units, and the article's layer.
+SHAPES = [(SIZES[i], SIZES[(i + 5) % 12], SIZES[(i + 9) % 12]) for i in range(12)] + [(200, 784, 500)]
 
 
 @pytest.fixture(scope="module")
@@ -34,149 +62,407 @@ def clean(driver: ModuleType) -> None:
     driver.driver_clear()
 
 
-def forward(case: Case, instance: str = "") -> tuple[Tensor, ...]:
-    with emulated.environment(**{emulated.FORCE: instance}):
-        return ops.layer_forward(*case.arguments())
+@contextlib.contextmanager
+def forced(math: str, instance: str = "") -> Iterator[None]:
+    with emulated.environment(**{emulated.FORCE: instance, emulated.FORCE_FLOAT32: MATHS[math][1]}):
+        yield
 
 
-def records(driver: ModuleType) -> list[dict]:
-    """The launches of the forward kernel, oldest first."""
-    launches = driver.driver_last_stats()
-    return [r for r in launches if r["kernel"].startswith("ffkern_layer_forward_bf16_")]
+def records(driver: ModuleType, kind: str = "") -> list[dict[str, Any]]:
+    """The launches of the products, oldest first."""
+    return [r for r in driver.driver_last_stats() if re.match(f"ffkern_({kind or 'forward|gradient'})_", r["kernel"])]
 
 
-def chosen(driver: ModuleType) -> str:
-    return records(driver)[-1]["kernel"].removeprefix("ffkern_layer_forward_bf16_")
+def names(driver: ModuleType) -> list[str]:
+    return [r["kernel"].removeprefix("ffkern_") for r in records(driver)]
 
 
-def tile(instance: str) -> tuple[int, int, int]:
-    m, n, k = re.match(r"(\d+)x(\d+)x(\d+)_", instance).groups()
-    return int(m), int(n), int(k)
+def in_dtype(a: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Rows in this dtype beside float32 weights: what a training step takes."""
+    return a | {"x": a["x"].to(dtype)}
 
 
-# ------------------------------------------------------------------------------- every instance
+def step_on(device: str, **arguments: Any) -> dict[str, Any]:
+    with emulated.device(device):
+        return cases.step(**arguments)
 
 
-@pytest.mark.parametrize(("norm", "goodness"), KINDS)
-@pytest.mark.parametrize("shape", [(1, 8, 8), (70, 136, 72), (137, 264, 168)], ids=str)
-@pytest.mark.parametrize("instance", INSTANCES)
-def test_every_instance(
-    instance: str, shape: tuple[int, int, int], norm: str, goodness: str, driver: ModuleType
-) -> None:
-    case = random_case(*shape, norm=norm, goodness=goodness)
-    check(forward(case, instance), case)
-    assert chosen(driver) == instance
+# ------------------------------------------------------------------------------- every arithmetic, every size
 
 
-@pytest.mark.parametrize("instance", INSTANCES)
-def test_same_bits_under_any_schedule(instance: str, driver: ModuleType) -> None:
+@pytest.mark.parametrize("device", emulated.DEVICES)
+@every_math
+@pytest.mark.parametrize("shape", SHAPES, ids=cases.shape_name)
+def test_every_arithmetic_at_every_size(shape: tuple[int, int, int], math: str, device: str) -> None:
+    """Forward, loss, gradient and update; the kinds and optimisers take turns."""
+    dtype, _, unit = MATHS[math]
+    if device == "sm_75" and math in ("bf16", "tf32", "tf32x3"):
+        with forced(math), pytest.raises(RuntimeError, match="has no kernel for this device"):
+            step_on(device, **in_dtype(cases.step_arguments(3, 8, 8), dtype))
+        return
+    turn = SHAPES.index(shape)
+    norm, goodness = cases.NORM_GOODNESS[turn % 4]
+    options = {"optimiser": ("sgd", "ema")[turn % 2], "norm": norm, "goodness": goodness, "keep": True}
+    a = cases.step_arguments(*shape, peer=turn % 3 == 0, **options)
+    a["x"] = a["x"].to(dtype).float()
+    with forced(math):
+        check_parity(
+            lambda x, **rest: cases.smooth(step_on(device, x=x.to(dtype), **rest)),
+            cases.smooth_step_reference,
+            a,
+            unit=unit,
+        )
+
+
+@every_math
+@pytest.mark.parametrize("shape", [(1, 3, 1, 2, 1), (33, 65, 64, 10, 2), (100, 129, 127, 10, 3), (64, 784, 500, 10, 2)])
+def test_label_variants_in_every_arithmetic(shape: tuple[int, ...], math: str) -> None:
+    """The shared first layer: one product for all variants, forward and back."""
+    images, inputs, units, classes, variants = shape
+    dtype, _, unit = MATHS[math]
+    a = cases.step_arguments(
+        images, inputs, units, classes=classes, variants=variants, keep=True, optimiser="sgd", peer=True
+    )
+    a["x"] = a["x"].to(dtype).float()
+    with forced(math):
+        check_parity(
+            lambda x, **rest: cases.smooth(step_on("sm_80", x=x.to(dtype), **rest)),
+            cases.smooth_step_reference,
+            a,
+            unit=unit,
+        )
+
+
+@every_instance
+def test_every_instance(math: str, instance: str, driver: ModuleType) -> None:
+    """By name, aligned so that all of them fit: a step, and the gradient with a mask."""
+    dtype, _, unit = MATHS[math]
+    wanted = {f"forward_{math}_{instance}", f"gradient_{math}_{instance}"}
+    for shape, goodness in [((137, 264, 168), "mean_sq"), ((1, 8, 8), "neg_sum_sq")]:
+        a = cases.step_arguments(*shape, optimiser="sgd", goodness=goodness, peer=True)
+        a["x"] = a["x"].to(dtype).float()
+        driver.driver_clear()
+        with forced(math, instance):
+            check_parity(
+                lambda x, **rest: cases.smooth(step_on("sm_80", offset=16, x=x.to(dtype), **rest)),
+                cases.smooth_step_reference,
+                a,
+                unit=unit,
+            )
+        assert set(names(driver)) == wanted
+    a = cases.grad_arguments(cases.step_arguments(70, 136, 72, goodness="sum_abs"), peer=True)
+    a["x"], a["h"] = a["x"].to(dtype), a["h"].to(dtype)
+    driver.driver_clear()
+    with forced(math, instance), emulated.device("sm_80"):
+        check_parity(cases.gradient, cases.gradient_reference, a, unit=unit)
+    assert set(names(driver)) == {f"gradient_{math}_{instance}"}
+
+
+@every_math
+def test_same_bits_under_any_schedule(math: str, driver: ModuleType) -> None:
     """Warps in ascending, descending and random order; blocks one by one and interleaved."""
-    case = random_case(140, 104, 136, goodness="sum_abs")
-    first = forward(case, instance)
-    for order in range(1, 6):
-        with driver.driver_options(order=order, resident=-1 if order % 2 else 1):
-            again = forward(case, instance)
-        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    dtype, _, _ = MATHS[math]
+    a = in_dtype(cases.step_arguments(140, 104, 136, goodness="sum_abs", peer=True, keep=True), dtype)
+    b = in_dtype(cases.step_arguments(40, 104, 72, variants=3, classes=10, peer=True, keep=True), dtype)
+    with forced(math):
+        first = [step_on("sm_80", **arguments) for arguments in (a, b)]
+        for order in range(1, 4):
+            with driver.driver_options(order=order, resident=-1 if order % 2 else 1):
+                again = [step_on("sm_80", **arguments) for arguments in (a, b)]
+            for one, other in zip(first, again, strict=True):
+                assert all(v is None or torch.equal(v, other[k]) for k, v in one.items())
 
 
-@pytest.mark.parametrize("instance", INSTANCES)
-def test_a_row_does_not_depend_on_its_batch(instance: str) -> None:
-    case = random_case(131, 72, 80)
-    everything = forward(case, instance)
-    for row in (0, 17, 130):
-        alone = forward(case.replace(x=case.x[row : row + 1]), instance)
-        assert all(torch.equal(a[row : row + 1], b) for a, b in zip(everything, alone, strict=True))
+@every_math
+def test_a_row_does_not_depend_on_its_batch(math: str) -> None:
+    a = cases.layer_arguments(131, 72, 80, dtype=MATHS[math][0])
+    with forced(math), emulated.device("sm_80"):
+        everything = cases.forward(**a)
+        for row in (0, 17, 130):
+            alone = cases.forward(**(a | {"x": a["x"][row : row + 1]}))
+            assert all(torch.equal(v[row : row + 1], alone[k]) for k, v in everything.items())
+
+
+# ------------------------------------------------------------------------------- values at the edges
+
+
+@every_math
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("norm", ["l2", "none"])
+def test_a_bad_row_spoils_only_itself(norm: str, value: float, math: str) -> None:
+    a = cases.layer_arguments(70, 40, 36, norm=norm, dtype=MATHS[math][0])
+    with forced(math), emulated.device("sm_80"):
+        clean = cases.forward(**a)
+        a["x"][33, 7] = value
+        got = cases.forward(**a)
+    others = torch.arange(70) != 33
+    assert all(torch.equal(v[others], got[k][others]) for k, v in clean.items())
+    if norm == "none" and value == float("inf") and math != "tf32x3":  # relu of plus or minus infinity, and no NaN
+        assert set(got["h"][33].tolist()) == {0.0, float("inf")}
+        assert got["goodness"][33] == got["h_norm"][33] == float("inf")
+    else:  # NaN, infinity / infinity, or infinity - infinity where a float is split
+        assert got["h"][33].isnan().all()
+        assert got["goodness"][33].isnan()
+
+
+@every_math
+@pytest.mark.parametrize("eps", [1e-4, 1e-8])
+def test_a_blank_row_gets_the_bias_and_teaches_nothing(eps: float, math: str) -> None:
+    """Its scale is 1 / eps, of which float16 must not take the measure of all rows."""
+    dtype, _, unit = MATHS[math]
+    a = cases.step_arguments(5, 24, 40, optimiser="sgd", keep=True, eps=eps)
+    a["x"] = a["x"].to(dtype).float()
+    a["x"][2] = 0
+    a["sign"] = torch.tensor([1.0, -1, 1, -1, 1])
+    with forced(math):
+        got = check_parity(
+            lambda x, **rest: cases.smooth(step_on("sm_80", x=x.to(dtype), **rest)),
+            cases.smooth_step_reference,
+            a,
+            unit=unit,
+        )
+    assert torch.equal(got["h"][2], a["bias"].relu().to(dtype).float())
+
+
+def test_float16_gradients_far_below_its_smallest_number() -> None:
+    """Coefficients of 1e-12: a power of two brings the operands into range, and dW is exact float32 again."""
+    a = cases.grad_arguments(cases.step_arguments(40, 24, 32), peer=True)
+    a["x"], a["h"] = a["x"].half(), a["h"].half()
+    a["coef"], a["peer"] = a["coef"] * 1e-12, a["peer"] * 1e-12
+    with emulated.device("sm_75"):
+        check_parity(cases.gradient, cases.gradient_reference, a, unit=STORAGE_UNIT[torch.float16])
+
+
+@pytest.mark.parametrize("label", [10, -2, 2**40])
+def test_a_label_outside_of_the_classes_shows_in_its_rows(label: int) -> None:
+    """It cannot be refused without waiting for the device. Its own rows become NaN, and no memory is touched for it."""
+    a = cases.step_arguments(9, 24, 8, variants=2, classes=10, keep=True, dtype=torch.float32)
+    a["labels"] = a["labels"].clamp_min(0)
+    clean = step_on("sm_80", **a)
+    a["labels"][1, 4] = label
+    got = step_on("sm_80", **a)
+    assert got["h"][9 + 4].isnan().all()
+    others = torch.arange(18) != 13
+    assert torch.equal(got["h"][others], clean["h"][others])
+    assert got["stats"][0].isnan() or a["sign"][13] == 0
+    base, rest = ref.shared_base(a["x"], a["weight"], 10)
+    with emulated.device("sm_80"):
+        h = ops.shared_variants(
+            base, rest, a["weight"], a["bias"], a["labels"], a["overlay"], 10, "rms", 1e-4, "sum_sq"
+        )[0]
+    assert h[13].isnan().all()
+    assert bool(h[others].isfinite().all())
 
 
 # ------------------------------------------------------------------------------- which instance
 
 
+@pytest.mark.parametrize("operand", ["x", "weight"])
 @pytest.mark.parametrize(
-    ("first", "pitch", "expected"),
+    ("dtype", "first", "pitch", "expected"),
     [
-        *[(0, 64, SMALL), (8, 72, SMALL), (0, 68, PIECES_8), (4, 64, PIECES_8)],
-        *[(0, 66, PIECES_4), (2, 64, PIECES_4), (0, 65, PIECES_2), (1, 64, PIECES_2)],
+        *[(torch.bfloat16, *case) for case in [(0, 64, SMALL), (8, 72, SMALL), (0, 68, PIECES_8), (4, 64, PIECES_8)]],
+        *[(torch.bfloat16, *case) for case in [(0, 66, PIECES_2), (2, 64, PIECES_2), (1, 64, PIECES_2)]],
+        *[(torch.float32, *case) for case in [(0, 64, SMALL_32), (4, 68, SMALL_32), (0, 66, PIECES_4)]],
+        *[(torch.float32, *case) for case in [(2, 64, PIECES_4), (1, 64, PIECES_4), (0, 65, PIECES_4)]],
     ],
 )
-@pytest.mark.parametrize("operand", ["x", "weight"])
 def test_copies_are_as_wide_as_the_alignment(
-    operand: str, first: int, pitch: int, expected: str, driver: ModuleType
+    dtype: torch.dtype, first: int, pitch: int, expected: str, operand: str, driver: ModuleType
 ) -> None:
-    case = random_case(20, 40, 24)
-    buffer = torch.full((24 * pitch + 8,), float("nan"), dtype=torch.bfloat16)
-    matrix = getattr(case, operand)
-    view = buffer[first:].as_strided(matrix.shape, (pitch, 1), buffer.storage_offset() + first)
+    a = cases.layer_arguments(20, 40, 24, dtype=dtype)
+    matrix = a[operand]
+    buffer = torch.full((24 * pitch + 8,), float("nan"), dtype=dtype)
     assert buffer.data_ptr() % 16 == 0
-    case = case.replace(**{operand: view.copy_(matrix)})
-    check(forward(case), case)
-    assert chosen(driver) == expected
+    a[operand] = buffer.as_strided(matrix.shape, (pitch, 1), first).copy_(matrix)
+    with emulated.device("sm_80"):
+        check_parity(cases.forward, cases.forward_reference, a)
+    assert names(driver)[-1].endswith(expected)
 
 
 def test_large_tiles_once_they_fill_the_device(driver: ModuleType) -> None:
-    few = random_case(128 * 10, 16, 128 * 10)  # 100 tiles for the 108 multiprocessors of sm_80
-    forward(few)
-    assert chosen(driver) == SMALL
-    many = random_case(128 * 11, 16, 128 * 10)
-    check(forward(many), many)
-    assert chosen(driver) == LARGE
+    """100 tiles for the 108 multiprocessors of sm_80 are too few; sm_90 with 132 wants more."""
+    for device, rows, expected in [("sm_80", 10, SMALL), ("sm_80", 11, LARGE), ("sm_90", 11, SMALL)]:
+        a = cases.layer_arguments(128 * rows, 16, 128 * 10, dtype=torch.bfloat16)
+        with emulated.device(device):
+            cases.forward(**a)
+        assert names(driver)[-1] == f"forward_bf16_{expected}"
 
 
-def test_forcing_an_instance_that_does_not_fit() -> None:
-    case = random_case(4, 17, 8)
-    with pytest.raises(ValueError, match=f"{SMALL} needs x, weight and their rows aligned to 16"):
-        forward(case, SMALL)
-    with pytest.raises(ValueError, match=f"=fastest is not one of {LARGE}, {SMALL}"):
-        forward(case, "fastest")
+def test_large_tiles_do_not_fit_everywhere(driver: ModuleType) -> None:
+    """sm_75 grants a block 64 KiB, which the large tiles of the gradient exceed."""
+    a = cases.layer_arguments(128 * 8, 16, 128 * 8, dtype=torch.float16)
+    with emulated.device("sm_75"):
+        h, _, scale, _ = ops.layer_forward(*a.values())
+        ops.layer_grad(a["x"], h, scale, torch.randn(128 * 8), None, None, "sum_sq")
+    assert [name.rpartition("_f16_")[2] for name in names(driver)][-1] == SMALL
+
+
+def test_forcing_what_does_not_fit() -> None:
+    a = cases.layer_arguments(4, 17, 8, dtype=torch.bfloat16)
+    with emulated.device("sm_80"):
+        with (
+            forced("bf16", SMALL),
+            pytest.raises(ValueError, match=f"{SMALL} needs operands and their rows aligned to 16"),
+        ):
+            cases.forward(**a)
+        with forced("bf16", "fastest"), pytest.raises(ValueError, match=f"=fastest is not one of {LARGE}, {SMALL}"):
+            cases.forward(**a)
+        a = cases.layer_arguments(4, 17, 8)
+        with (
+            emulated.environment(**{emulated.FORCE_FLOAT32: "fast"}),
+            pytest.raises(RuntimeError, match="FFKERN_CUDA_FLOAT32 is 'fast'; expected 'ffma', 'tf32' or 'tf32x3'"),
+        ):
+            cases.forward(**a)
+
+
+def test_torch_decides_about_tf32(driver: ModuleType) -> None:
+    """float32 products follow torch.backends.cuda.matmul.fp32_precision, where the device has tf32."""
+    a = cases.layer_arguments(4, 16, 8)
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        for setting, device, expected in [
+            ("ieee", "sm_80", "f32"),
+            ("tf32", "sm_80", "tf32"),
+            ("tf32", "sm_75", "f32"),
+            ("ieee", "sm_90", "f32"),
+        ]:
+            torch.backends.cuda.matmul.fp32_precision = setting
+            with emulated.device(device):
+                cases.forward(**a)
+            assert names(driver)[-1] == f"forward_{expected}_{SMALL_32}"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
 
 
 # ------------------------------------------------------------------------------- what it touches
 
 
-@pytest.mark.parametrize("instance", INSTANCES)
-def test_no_bank_conflicts(instance: str, driver: ModuleType) -> None:
-    """Shared memory serves 128 bytes a wavefront, and no request takes more than its bytes need."""
-    m, n, k = tile(instance)
-    width = int(instance.rpartition("_a")[2])
-    forward(random_case(2 * m, 4 * k, 2 * n), instance)
-    stats = records(driver)[-1]["stats"]
-    assert stats["ldmatrix_wavefronts"] == 4 * stats["ldmatrix_requests"] > 0
-    assert stats["cp_async_smem_wavefronts"] * 128 == stats["cp_async_requests"] * 32 * width
-    # Stores take one wavefront each: pairs of h by whole warps, row sums by eight lanes. Only where
-    # tiles are filled through registers there are stores of 16 bytes, which take four.
-    blocks, steps, chunks = 4, 4, (m + n) * k * 2 // 16
-    wide_stores = blocks * steps * chunks // 32 if width == 2 else 0
-    assert stats["shared_store_wavefronts"] == stats["shared_store_requests"] + 3 * wide_stores
+def products(math: str, rows: int, inputs: int, units: int, instance: str, driver: ModuleType) -> dict[str, Any]:
+    """Statistics of one forward and one gradient product on sm_80."""
+    dtype = MATHS[math][0]
+    a = cases.layer_arguments(rows, inputs, units, dtype=dtype)
+    with forced(math, instance), emulated.device("sm_80"):
+        h, _, scale, _ = ops.layer_forward(*a.values())
+        ops.layer_grad(a["x"], h, scale, torch.randn(rows), None, None, "sum_sq")
+    return {kind: records(driver, kind)[-1] for kind in ("forward", "gradient")}
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 64), (130, 136, 200), (256, 128, 256)], ids=str)
-@pytest.mark.parametrize("instance", [LARGE, SMALL])
-def test_moves_the_bytes_that_it_says(instance: str, shape: tuple[int, int, int], driver: ModuleType) -> None:
+@every_instance
+def test_no_bank_conflicts(math: str, instance: str, driver: ModuleType) -> None:
+    """No request of shared memory takes more wavefronts of 128 bytes than the bytes of its lanes need."""
+    m, n, k, _, warps_m, warps_n, width, _ = emulated.tile_values(instance)
+    element = MATHS[math][0].itemsize
+    for kind, record in products(math, 2 * m, 4 * k, 2 * n, instance, driver).items():
+        stats = record["stats"]
+        assert stats.get("ldmatrix_wavefronts", 0) == 4 * stats.get("ldmatrix_requests", 0)
+        if width >= 4:
+            assert stats["cp_async_smem_wavefronts"] * 128 <= stats["cp_async_requests"] * 32 * width
+        # The main loop's reads. Words, pairs and quadruples of floats take 1, 2 and 4 wavefronts at most.
+        warps, steps = warps_m * warps_n * record["grid"][0] * record["grid"][1], k // (32 // element)
+        fragments_m, fragments_n = m // warps_m // 16, n // warps_n // 8
+        if kind == "gradient":
+            depth = 2 * m // record["grid"][1]  # rows of a split
+            steps *= depth // k
+            factors = 2 if element == 2 else 8 if math == "f32" else 2
+            wide = 2 if element == 2 else 1  # pairs of factors, or one
+            if element == 2:
+                words, pairs = 0, factors
+            elif math == "f32":
+                words, pairs = factors + 8 * 2 * fragments_m, 8 * fragments_n
+            else:
+                words, pairs = factors + 2 * (2 * fragments_m + fragments_n), 0
+            loop = warps * steps * (words + 2 * pairs)
+            assert wide
+            # and the tile of dW on its way out: 16 bytes a lane where inputs are a multiple of four
+            tile_out = record["grid"][0] * record["grid"][1] * m * n * 4 // 128
+            assert stats["shared_load_wavefronts"] <= loop + tile_out
+            assert stats["shared_store_wavefronts"] * 128 == stats["shared_store_bytes"] or width == 2
+        elif math == "f32":
+            loop = warps * 4 * steps * 2 * (2 * fragments_m + 2 * fragments_n) * 4
+            tile_out = record["grid"][0] * m * n * element // 128
+            rows = record["grid"][0] * m * 16  # row values and sums
+            assert stats["shared_load_wavefronts"] <= loop + tile_out + rows
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64), (130, 136, 200), (256, 128, 256)], ids=cases.shape_name)
+@pytest.mark.parametrize(
+    ("math", "instance"), [("bf16", LARGE), ("bf16", SMALL), ("f32", LARGE_32), ("tf32", SMALL_32)]
+)
+def test_moves_the_bytes_that_it_says(
+    math: str, instance: str, shape: tuple[int, int, int], driver: ModuleType
+) -> None:
     rows, inputs, units = shape
-    forward(random_case(*shape), instance)
-    stats = records(driver)[-1]["stats"]
-    m, n, k = tile(instance)
-    tiles_m, tiles_n, tiles_k = -(-rows // m), -(-units // n), -(-inputs // k)
-    assert stats["cp_async_bytes"] == 2 * inputs * (rows * tiles_n + units * tiles_m)
-    assert stats["global_store_bytes"] == 2 * rows * units + 4 * rows * (1 + tiles_n)
-    assert stats["mma_flops"] == 2 * (tiles_m * m) * (tiles_n * n) * (tiles_k * k)
+    m, n, k, *_ = emulated.tile_values(instance)
+    element = MATHS[math][0].itemsize
+    both = products(math, rows, inputs, units, instance, driver)
+    stats = both["forward"]["stats"]
+    tiles_m, tiles_n = -(-rows // m), -(-units // n)
+    assert stats["cp_async_bytes"] == element * inputs * (rows * tiles_n + units * tiles_m)
+    assert stats["global_store_bytes"] == element * rows * units + 4 * rows * (1 + tiles_n)
+    if math != "f32":
+        assert stats["mma_flops"] == 2 * (tiles_m * m) * (tiles_n * n) * (-(-inputs // k) * k)
     if rows % 8 == 0 and units % 16 == 0:  # every row of h starts a sector: only whole ones leave
         assert stats["global_store_sectors"] * 32 == stats["global_store_bytes"]
-    assert stats["atomics_global"] == stats["atomics_shared"] == 0
+    stats, grid = both["gradient"]["stats"], both["gradient"]["grid"]
+    tiles_m, tiles_n = -(-units // m), -(-inputs // n)
+    operands = element * rows * (units * tiles_n + inputs * tiles_m)
+    assert stats["cp_async_bytes"] == operands + 4 * rows * tiles_m * tiles_n  # and a factor a row
+    assert stats["global_store_bytes"] == 4 * units * inputs * grid[1]
+    for stats in (both["forward"]["stats"], both["gradient"]["stats"]):
+        assert stats["atomics_global"] == stats["atomics_shared"] == 0
 
 
+@pytest.mark.parametrize("kind", ["forward", "gradient"])
+def test_operand_traffic_at_4096_2000_2000(kind: str, driver: ModuleType) -> None:
+    """Sectors of a bfloat16 product against 2 M N K (1 / BM + 1 / BN) / 32, at most 1.15 of it.
+
+    A block reads whole tiles of both operands, rows and inputs beyond the matrix excepted, so sectors are linear in
+    the depth and in the tiles: they are counted on one and on several tiles, and multiplied.
+    """
+    m, n, k, stages, *_ = emulated.tile_values(LARGE)
+    assert min(m, n) >= 128
+    assert stages >= 3
+
+    def sectors(rows: int, inputs: int, units: int) -> int:
+        record = products("bf16", rows, inputs, units, LARGE, driver)[kind]
+        return record["stats"]["cp_async_sectors"]
+
+    def formula(rows: int, inputs: int, units: int) -> int:
+        """Tiles of M x N results of this depth, each reading its rows of both operands."""
+        big, wide, depth = (rows, units, inputs) if kind == "forward" else (units, inputs, rows)
+        tiles = -(-big // m), -(-wide // n)
+        extra = 0 if kind == "forward" else -(-depth // k) * (k * 4 // 32) * tiles[0] * tiles[1]
+        return 2 * depth * (big * tiles[1] + wide * tiles[0]) // 32 + extra
+
+    for shape in [(128, 128, 128), (256, 64, 384), (384, 256, 256), (208, 272, 144)]:
+        assert sectors(*shape) == pytest.approx(formula(*shape), rel=0.02)
+    rows, inputs, units = 4096, 2000, 2000
+    big, wide, depth = (rows, units, inputs) if kind == "forward" else (units, inputs, rows)
+    ideal = 2 * big * wide * depth * (1 / m + 1 / n) / 32
+    assert formula(rows, inputs, units) <= 1.15 * ideal
+
+
+@pytest.mark.parametrize("math", ["bf16", "f32"])
 @pytest.mark.parametrize("first", range(9))
 @pytest.mark.parametrize("pitch", [40, 44, 46, 47])
-def test_writes_nothing_around_its_outputs(first: int, pitch: int) -> None:
+def test_writes_nothing_around_its_outputs(first: int, pitch: int, math: str) -> None:
     """h as a view at any offset and pitch; the elements between and around its rows stay."""
-    case = random_case(35, 24, 37)
+    dtype = MATHS[math][0]
+    a = cases.layer_arguments(35, 24, 37, dtype=dtype)
     sentinel = 1234.0
-    buffer = torch.full((first + 36 * pitch,), sentinel, dtype=torch.bfloat16)
+    buffer = torch.full((first + 36 * pitch,), sentinel, dtype=dtype)
     h = buffer.as_strided((35, 37), (pitch, 1), first)
     vectors = [torch.full((35 + 6,), sentinel) for _ in range(3)]
     goodness, scale, h_norm = (v[3:-3] for v in vectors)
-    x, weight, bias, x_norm, norm, eps, kind = case.arguments()
-    ops.layer_forward_(x, weight, bias, x_norm, h, goodness, scale, h_norm, norm, eps, kind)
-    check((h, goodness, scale, h_norm), case)
+
+    def in_place(**a: Any) -> dict[str, Any]:
+        tensors = [a[name] for name in ("x", "weight", "bias", "x_norm")]
+        with forced(math), emulated.device("sm_80"):
+            ops.layer_forward_(*tensors, h, goodness, scale, h_norm, a["norm"], a["eps"], a["goodness"])
+        return dict(zip(cases.NAMES, (h, goodness, scale, h_norm), strict=True))
+
+    check_parity(in_place, cases.forward_reference, a)
     outside = torch.ones_like(buffer, dtype=torch.bool)
     outside.as_strided((35, 37), (pitch, 1), first).fill_(False)
     assert bool((buffer[outside] == sentinel).all())
@@ -185,97 +471,288 @@ def test_writes_nothing_around_its_outputs(first: int, pitch: int) -> None:
         assert bool((vector[-3:] == sentinel).all())
 
 
-def test_offsets_have_64_bits() -> None:
-    """Rows 2^30 elements apart: the third lies 4 GiB after the first. The pages between stay
-    untouched, so that this takes address space, not memory."""
+def test_activities_in_another_storage() -> None:
+    """float32 activities of 16-bit rows are the rounded ones."""
+    a = cases.layer_arguments(9, 24, 13, dtype=torch.bfloat16)
+    with emulated.device("sm_80"):
+        narrow = cases.forward(**a)
+        outputs = [torch.empty(9, 13), *(torch.empty(9) for _ in range(3))]
+        tensors = [a[name] for name in ("x", "weight", "bias", "x_norm")]
+        ops.layer_forward_(*tensors, *outputs, a["norm"], a["eps"], a["goodness"])
+        with pytest.raises(RuntimeError, match="h is float16; expected float32, or bfloat16 as x"):
+            ops.layer_forward_(*tensors, outputs[0].half(), *outputs[1:], a["norm"], a["eps"], a["goodness"])
+    assert torch.equal(outputs[0], narrow["h"].float())
+
+
+@every_math
+def test_offsets_have_64_bits(math: str) -> None:
+    """Rows 2^30 elements apart: the third lies 4 GiB after the first, or further. The pages between stay untouched, so
+    that this takes address space, not memory."""
+    dtype, _, unit = MATHS[math]
     pitch = 2**30 + 8
-    far = torch.empty(2 * pitch + 16, dtype=torch.bfloat16)
-    case = random_case(3, 16, 24)
-    case = case.replace(x=far.as_strided((3, 16), (pitch, 1)).copy_(case.x))
-    check(forward(case), case)
+    a = cases.step_arguments(3, 16, 24, optimiser="sgd")
+    a["x"] = a["x"].to(dtype).float()
+    far = torch.empty(1, dtype=dtype)
+    with contextlib.ExitStack() as stack:
+        torch.use_deterministic_algorithms(False)  # which would fill the pages
+        stack.callback(torch.use_deterministic_algorithms, True)
+        far = torch.empty(2 * pitch + 16, dtype=dtype)
+    view = far.as_strided((3, 16), (pitch, 1))
+    with forced(math):
+        check_parity(
+            lambda x, **rest: cases.smooth(step_on("sm_80", x=view.copy_(x), **rest)),
+            cases.smooth_step_reference,
+            a,
+            unit=unit,
+        )
+
+
+# ------------------------------------------------------------------------------- weights in two precisions
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("variants", [0, 2])
+@pytest.mark.parametrize(("dtype", "shape"), [(torch.bfloat16, (20, 33, 17)), (torch.float16, (70, 64, 80))])
+def test_the_low_copy_is_written_with_the_weights(
+    dtype: torch.dtype, shape: tuple[int, int, int], variants: int, optimiser: str, driver: ModuleType
+) -> None:
+    """A step on a copy gives the bits of one that converts the weights itself, and leaves the copy of the new ones."""
+    a = cases.step_arguments(*shape, optimiser=optimiser, variants=variants, classes=3 if variants else 0)
+    a = in_dtype(a, dtype)
+    fenced = cases.Fenced()
+    low = fenced.copy(a["weight"].to(dtype))
+
+    def step(copy: Tensor | None) -> dict[str, Any]:
+        with emulated.device("sm_80"):
+            name, arguments, written = cases.step_call(a, fenced)
+            position = [x.name for x in getattr(torch.ops.ffkern, name).default._schema.arguments].index("weight_low")
+            arguments[position] = copy
+            getattr(ops, name)(*arguments)
+        return written
+
+    without, got = step(None), step(low)
+    fenced.check()
+    for name in ("weight", "weight_state", "bias", "stats"):
+        assert torch.equal(without[name], got[name]), name
+    assert torch.equal(low, got["weight"].to(dtype))
+    kernels = [r["kernel"] for r in driver.driver_last_stats()]
+    assert kernels.count("ffkern_convert") == 1  # the step without the copy
+
+
+# ------------------------------------------------------------------------------- streams and graphs
+
+
+class Graphs:
+    """Stream capture through the driver API, as torch's CUDA graphs do it."""
+
+    def __init__(self, driver: ModuleType) -> None:
+        self.lib = driver.driver()
+        context = ctypes.c_void_p()
+        self.check(self.lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), emulated.DEVICES.index("sm_80")))
+        self.check(self.lib.cuCtxSetCurrent(context))
+
+    def check(self, result: int) -> None:
+        assert result == 0, result
+
+    def stream(self) -> int:
+        stream = ctypes.c_void_p()
+        self.check(self.lib.cuStreamCreate(ctypes.byref(stream), 0))
+        assert stream.value
+        return stream.value
+
+    @contextlib.contextmanager
+    def capture(self, stream: int, graph: list[int]) -> Iterator[None]:
+        self.check(self.lib.cuStreamBeginCapture_v2(ctypes.c_void_p(stream), 0))
+        yield
+        captured, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        self.check(self.lib.cuStreamEndCapture(ctypes.c_void_p(stream), ctypes.byref(captured)))
+        self.check(self.lib.cuGraphInstantiateWithFlags(ctypes.byref(executable), captured, ctypes.c_ulonglong(0)))
+        assert executable.value
+        graph.append(executable.value)
+
+    def replay(self, graph: int, stream: int) -> None:
+        self.check(self.lib.cuGraphLaunch(ctypes.c_void_p(graph), ctypes.c_void_p(stream)))
+        self.check(self.lib.cuStreamSynchronize(ctypes.c_void_p(stream)))
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "ema"])
+@pytest.mark.parametrize("variants", [0, 2])
+@pytest.mark.parametrize("math", ["bf16", "f16", "f32"])
+def test_three_replays_are_three_steps(math: str, variants: int, optimiser: str, driver: ModuleType) -> None:
+    """Capturing runs nothing; every replay is a step of its own: count and learning rate are on the device."""
+    a = cases.step_arguments(
+        33, 40, 24, optimiser=optimiser, variants=variants, classes=5 if variants else 0, peer=True, keep=True
+    )
+    a = in_dtype(a, MATHS[math][0])
+    graphs = Graphs(driver)
+    stream = graphs.stream()
+    with forced(math):
+        with emulated.device("sm_80"):
+            name, arguments, eager = cases.step_call(a, cases.Fenced())
+            for _ in range(3):
+                getattr(ops, name)(*arguments)
+        graph: list[int] = []
+        with emulated.device("sm_80", stream=stream, hold=True):
+            name, arguments, replayed = cases.step_call(a, cases.Fenced())
+            with graphs.capture(stream, graph):
+                getattr(ops, name)(*arguments)
+            assert torch.equal(replayed["weight"], a["weight"])
+            for _ in range(3):
+                graphs.replay(graph[0], stream)
+    for key, value in eager.items():
+        assert value is None or torch.equal(value, replayed[key]), key
+
+
+def test_replays_draw_new_hybrid_images(driver: ModuleType) -> None:
+    """The generator's counter is on the device."""
+    graphs = Graphs(driver)
+    stream = graphs.stream()
+    x, other = torch.ones(4, 30), torch.zeros(4, 30)
+    generator = torch.tensor([5, 0])
+    graph: list[int] = []
+    with emulated.device("sm_80", stream=stream, hold=True):
+        with graphs.capture(stream, graph):
+            images, mask = ops.hybrid_images_(x, other, generator, 6, 5, 2)
+        seen = []
+        for _ in range(3):
+            graphs.replay(graph[0], stream)
+            seen.append(mask.clone())
+    assert generator.tolist() == [5, 12]
+    want = ref.hybrid_images(x.repeat(3, 1), other.repeat(3, 1), torch.tensor([5, 0]), 6, 5, 2)[1]
+    assert torch.equal(torch.cat(seen), want)
+    assert torch.equal(images, seen[-1].float())
+
+
+def test_launches_go_to_the_current_stream(driver: ModuleType) -> None:
+    """A step on a stream that captures would end up in the graph; one on another stream runs."""
+    graphs = Graphs(driver)
+    capturing, running = graphs.stream(), graphs.stream()
+    a = cases.layer_arguments(9, 16, 8)
+    graph: list[int] = []
+    with emulated.device("sm_80", stream=capturing, hold=True), graphs.capture(capturing, graph):
+        cases.forward(**a)
+        assert not records(driver)
+        with emulated.device("sm_80", stream=running, hold=True):
+            cases.forward(**a)
+        assert len(records(driver)) == 1
+
+
+@pytest.mark.parametrize("variants", [0, 2])
+def test_a_step_allocates_nothing(variants: int) -> None:
+    a = cases.step_arguments(9, 16, 8, variants=variants, classes=3 if variants else 0, peer=True, keep=True)
+    with emulated.device("sm_80"):
+        name, arguments, _ = cases.step_call(a, cases.Fenced())
+        with torch.profiler.profile(profile_memory=True) as profile:
+            getattr(ops, name)(*arguments)
+    events = {event.key: event for event in profile.key_averages()}
+    assert f"ffkern::{name}" in events
+    assert {key for key in events if key.startswith("aten::")} <= {"aten::contiguous"}  # of what already is
 
 
 # ------------------------------------------------------------------------------- refusals
 
 
-def test_refuses_what_is_not_there_yet() -> None:
-    case = random_case(4, 8, 8)
-    message = r"layer_forward: x is float32; on CUDA x and weight have to be bfloat16 so far"
-    with pytest.raises(RuntimeError, match=message):
-        forward(case.replace(x=case.x.float()))
-    with pytest.raises(RuntimeError, match=r"weight is float16; on CUDA"):
-        forward(case.replace(weight=case.weight.half()))
-    with pytest.raises(RuntimeError, match=r"bias is bfloat16; expected float32"):
-        forward(case.replace(bias=case.bias.bfloat16()))
+def test_refuses_what_does_not_fit() -> None:
+    a = cases.layer_arguments(4, 8, 16)
 
+    def forward(**changes: Any) -> None:
+        with emulated.device("sm_80"):
+            cases.forward(**(a | changes))
 
-def test_refuses_shapes_that_do_not_fit() -> None:
-    case = random_case(4, 8, 16)
-    with pytest.raises(RuntimeError, match=r"weight has shape \[16, 7\]; expected \[\*, 8\]"):
-        forward(case.replace(weight=case.weight[:, :7]))
+    with pytest.raises(RuntimeError, match=r"x is float64; expected float32, bfloat16 or float16"):
+        forward(x=a["x"].double())
+    with pytest.raises(RuntimeError, match=r"weight is bfloat16 and x float32; expected weight in float32, or as x"):
+        forward(weight=a["weight"].bfloat16())
+    with pytest.raises(RuntimeError, match=r"x has shape \[4, 8\]; expected \[\*, 7\] to match weight \[16, 7\]"):
+        forward(weight=a["weight"][:, :7])
     with pytest.raises(RuntimeError, match=r"bias has shape \[15\]; expected \[16\]"):
-        forward(case.replace(bias=case.bias[:15]))
+        forward(bias=a["bias"][:15])
     with pytest.raises(RuntimeError, match=r"x_norm has shape \[5\]; expected \[4\]"):
-        forward(case.replace(x_norm=torch.ones(5)))
+        forward(x_norm=torch.ones(5))
     with pytest.raises(RuntimeError, match=r"norm is 'l1'"):
-        forward(case.replace(norm="l1"))
+        forward(norm="l1")
 
 
 def test_refuses_outputs_that_it_cannot_write_in_place() -> None:
-    case = random_case(4, 8, 6)
-    x, weight, bias, x_norm, norm, eps, kind = case.arguments()
+    a = cases.layer_arguments(4, 8, 6)
 
     def run(h: Tensor) -> None:
         values = [torch.empty(4) for _ in range(3)]
-        ops.layer_forward_(x, weight, bias, x_norm, h, *values, norm, eps, kind)
+        tensors = [a[name] for name in ("x", "weight", "bias", "x_norm")]
+        with emulated.device("sm_80"):
+            ops.layer_forward_(*tensors, h, *values, a["norm"], a["eps"], a["goodness"])
 
     with pytest.raises(RuntimeError, match="h has strides that the kernel cannot write in place"):
-        run(torch.empty(6, 4, dtype=torch.bfloat16).t())
+        run(torch.empty(6, 4).t())
     with pytest.raises(RuntimeError, match="h has strides"):
-        run(torch.empty(1, 6, dtype=torch.bfloat16).expand(4, 6))
-    with pytest.raises(RuntimeError, match="h is float32"):
-        run(torch.empty(4, 6))
+        run(torch.empty(1, 6).expand(4, 6))
+    with pytest.raises(RuntimeError, match="h is bfloat16; expected float32, or float32 as x"):
+        run(torch.empty(4, 6, dtype=torch.bfloat16))
+
+
+def test_refuses_a_workspace_that_is_too_small() -> None:
+    a = cases.step_arguments(9, 16, 8)
+    with emulated.device("sm_80"):
+        name, arguments, written = cases.step_call(a, cases.Fenced())
+    position = [x.name for x in torch.ops.ffkern.layer_step_.default._schema.arguments].index("workspace")
+    arguments[position] = arguments[position][:100]
+    with (
+        emulated.device("sm_80"),
+        pytest.raises(RuntimeError, match=r"workspace has 100 floats; expected at least \d+"),
+    ):
+        getattr(ops, name)(*arguments)
+    assert torch.equal(written["weight"], a["weight"])  # nothing has happened
+    assert int(written["step"]) == int(a["step"])
 
 
 # ------------------------------------------------------------------------------- the launch code
 
 
 def test_a_failed_launch_says_where(driver: ModuleType) -> None:
-    case = random_case(8, 8, 8)
+    a = cases.layer_arguments(8, 8, 8)
     with (
+        emulated.device("sm_80"),
         driver.driver_options(max_instructions=100),
-        pytest.raises(RuntimeError, match="cuLaunchKernel of ffkern_layer_forward_bf16_") as raised,
+        pytest.raises(RuntimeError, match="cuLaunchKernel of ffkern_forward_f32_") as raised,
     ):
-        forward(case)
+        cases.forward(**a)
     assert "CUDA_ERROR_LAUNCH_TIMEOUT (702)" in str(raised.value)
     assert re.search(r"PTX line \d+", str(raised.value))  # added by the test library
     driver.driver_clear()
-    check(forward(case), case)
+    with emulated.device("sm_80"):
+        check_parity(cases.forward, cases.forward_reference, a)
 
 
 def test_threads_launch_side_by_side() -> None:
-    case = random_case(40, 24, 32)
-    want = forward(case)
+    a = cases.layer_arguments(40, 24, 32, dtype=torch.bfloat16)
     wrong = []
+    with emulated.device("sm_80"):
+        want = cases.forward(**a)
 
-    def work() -> None:
-        for _ in range(3):
-            got = ops.layer_forward(*case.arguments())
-            wrong.extend(not torch.equal(a, b) for a, b in zip(want, got, strict=True))
+        def work() -> None:
+            for _ in range(3):
+                got = cases.forward(**a)
+                wrong.extend(not torch.equal(want[k], got[k]) for k in want)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert len(wrong) == 4 * 3 * 4
     assert not any(wrong)
 
 
 LAUNCH = """
 import sys, torch
+from ffkern import ops
+library = torch.library.Library("ffkern_emulated", "DEF")
+for name, schema in ops.SCHEMAS.items():
+    library.define(name + schema)
 torch.ops.load_library(sys.argv[1])
-x = torch.ones(4, 8, dtype=torch.bfloat16)
+import ctypes
+ctypes.CDLL(sys.argv[1]).ffkern_emulated_select(0, None, 0)
+x = torch.ones(4, 8, dtype=getattr(torch, sys.argv[2]))
 try:
     torch.ops.ffkern_emulated.layer_forward(x, x, None, None, "l2", 1e-4, "mean_sq")
     print("ran")
@@ -285,21 +762,26 @@ except RuntimeError as error:
 
 
 @pytest.mark.parametrize(
-    ("device", "path", "message"),
+    ("device", "path", "dtype", "message"),
     [
-        ("sm_80", "libmissing.so.1", "cannot load the CUDA driver 'libmissing.so.1'"),
-        ("none", "", "cuInit failed with CUDA_ERROR_NO_DEVICE (100)"),
-        ("sm_75", "", "the image 'layer_forward' has no kernel for this device (sm_75)"),
-        ("sm_86", "", "ran"),
-        ("sm_120", "", "ran"),
+        ("sm_80", "libmissing.so.1", "float32", "cannot load the CUDA driver 'libmissing.so.1'"),
+        ("none", "", "float32", "cuInit failed with CUDA_ERROR_NO_DEVICE (100)"),
+        ("sm_75", "", "bfloat16", "the image 'bf16' has no kernel for this device (sm_75)"),
+        ("sm_75", "", "float16", "ran"),
+        ("sm_86", "", "bfloat16", "ran"),
+        ("sm_120", "", "float32", "ran"),
     ],
 )
-def test_devices(device: str, path: str, message: str, driver: ModuleType) -> None:
-    command = [sys.executable, "-c", LAUNCH, build.FOLDER / "ffkern_emulated.so"]
+def test_devices(device: str, path: str, dtype: str, message: str, driver: ModuleType) -> None:
+    command = [sys.executable, "-c", LAUNCH, build.FOLDER / "ffkern_emulated.so", dtype]
     variables = {"FFKERN_CUDA_DRIVER": path or driver.driver_library(), "PTXSIM_DEVICE": device}
     with emulated.environment(**variables):
         done = subprocess.run(command, capture_output=True, text=True)
     assert message in done.stdout, done.stderr
+
+
+def test_every_tensor_operation_has_a_cuda_kernel() -> None:
+    assert set(emulated.operations()) == set(cases.TENSOR_OPS) | {"step_workspace", "update_workspace"}
 
 
 def test_the_package_knows_nothing_of_the_emulator() -> None:

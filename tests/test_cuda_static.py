@@ -1,9 +1,8 @@
-"""What the CUDA compiler says about the kernels, for every architecture, without a GPU."""
+"""What the CUDA compiler makes of the kernels, for every architecture, without a GPU."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,133 +11,507 @@ import pytest
 from emulated import build, toolkit
 
 ROOT = toolkit.ROOT
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-PREFIX = "ffkern_layer_forward_bf16_"
+CUDA = ROOT / "csrc" / "cuda"
+CMAKE = (ROOT / "CMakeLists.txt").read_text()
+
+# What CMakeLists.txt names, and the other members of the sm_80 family, which run the image of sm_80 and are compiled
+# from the same PTX.
+PTX_OF = {
+    "sm_75": "compute_75",
+    "sm_80": "compute_80",
+    "sm_86": "compute_80",
+    "sm_89": "compute_80",
+    "sm_90": "compute_90",
+    "sm_100": "compute_100",
+    "sm_120": "compute_120",
+}
+NO_SM75 = ("bf16", "tf32")
+ELEMENT_BYTES = {"bf16": 2, "f16": 2, "tf32": 4, "tf32x3": 4, "f32": 4}
+SOURCE_OF = {"bf16": "bf16", "f16": "f16", "tf32": "tf32", "tf32x3": "tf32", "f32": "f32"}
+SOURCES = ("tf32", "f32", "f16", "bf16", "rows", "labels", "head")  # longest first: two are compiled at a time
+IMAGES = [(s, a) for s in SOURCES for a in PTX_OF if not (s in NO_SM75 and a == "sm_75")]
 
 
-class Usage(NamedTuple):
+class Instruction(NamedTuple):
+    opcode: str
+    operands: str
+
+
+class Kernel(NamedTuple):
     registers: int
     stack: int
     spills: int
+    code: list[Instruction]
+    labels: dict[str, int]  # number of the instruction that follows
+
+    def opcodes(self) -> list[str]:
+        return [i.opcode for i in self.code]
+
+    def main_loop(self, opcode: str) -> list[Instruction]:
+        """The innermost loop with most of the instructions that begin so."""
+        loops = []
+        for end, instruction in enumerate(self.code):
+            target = re.search(r"`\((\.L_\w+)\)", instruction.operands)
+            if instruction.opcode == "BRA" and target and self.labels[target.group(1)] <= end:
+                loops.append((self.labels[target.group(1)], end))
+
+        def inside(loop: tuple[int, int]) -> int:
+            return sum(i.opcode.startswith(opcode) for i in self.code[loop[0] : loop[1]])
+
+        around = [a for a in loops if any(b != a and a[0] <= b[0] and b[1] <= a[1] and inside(b) for b in loops)]
+        begin, end = max((loop for loop in loops if loop not in around), key=inside)
+        return self.code[begin : end + 1]
 
 
-class Compiled(NamedTuple):
-    usage: dict[str, Usage]  # by kernel
-    opcodes: dict[str, list[str]]
+class Tile(NamedTuple):
+    m: int
+    n: int
+    k: int
+    stages: int
+    warps_m: int
+    warps_n: int
+    copy_bytes: int
+    blocks: int
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps_m * self.warps_n
+
+    def steps(self, element: int) -> int:
+        return self.k * element // 32
+
+    def fragments(self) -> tuple[int, int]:
+        return self.m // self.warps_m // 16, self.n // self.warps_n // 8
 
 
-def parse_usage(text: str) -> dict[str, Usage]:
-    """From the messages of ptxas -v."""
+class Product(NamedTuple):
+    """One entry point."""
+
+    direction: str
+    math: str
+    instance: str
+
+    @property
+    def name(self) -> str:
+        return f"ffkern_{self.direction}_{self.math}_{self.instance}"
+
+    @property
+    def source(self) -> str:
+        return SOURCE_OF[self.math]
+
+    @property
+    def element(self) -> int:
+        return ELEMENT_BYTES[self.math]
+
+    @property
+    def tile(self) -> Tile:
+        return Tile(*emulated.tile_values(self.instance))
+
+
+PRODUCTS = [
+    Product(direction, math, instance)
+    for math, element in ELEMENT_BYTES.items()
+    for instance in emulated.instances(element)
+    for direction in ("forward", "gradient")
+]
+PRODUCT_IMAGES = [
+    pytest.param(p, a, id=f"{p.name}-{a}") for p in PRODUCTS for a in PTX_OF if (p.source, a) in set(IMAGES)
+]
+
+
+def parse_usage(text: str) -> dict[tuple[str, str], tuple[int, int, int]]:
+    """Registers, stack and spills by architecture and kernel, from the messages of ptxas -v."""
     usage = {}
-    for part in text.split("Compiling entry function '")[1:]:
-        name = part.partition("'")[0]
-        numbers = {
-            key: int(re.search(pattern, part).group(1))
-            for key, pattern in {
-                "registers": r"Used (\d+) registers",
-                "stack": r"(\d+) bytes stack frame",
-                "stores": r"(\d+) bytes spill stores",
-                "loads": r"(\d+) bytes spill loads",
-            }.items()
-        }
-        spills = numbers["stores"] + numbers["loads"]
-        usage[name] = Usage(numbers["registers"], numbers["stack"], spills)
+    for part in text.split("Compiling entry function ")[1:]:
+        found = re.match(r"'(\w+)' for '(\w+)'", part)
+        counts = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part)
+        registers = re.search(r"Used (\d+) registers", part)
+        assert found
+        assert counts
+        assert registers
+        stack, stores, loads = map(int, counts.groups())
+        usage[found.group(2), found.group(1)] = (int(registers.group(1)), stack, stores + loads)
     return usage
 
 
-def parse_opcodes(text: str) -> dict[str, list[str]]:
-    """From the machine code as cuobjdump prints it: `/*0010*/ @!P0 LDSM.16.M88.4 R8, [R2] ;`."""
-    opcodes = {}
-    for part in text.split("Function : ")[1:]:
-        code = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]+)", part)
-        opcodes[part.split()[0]] = code
-    return opcodes
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compiled]:
-    """Machine code of every kernel for every architecture."""
-    folder = tmp_path_factory.mktemp("images")
-    dump, environment = toolkit.cuobjdump()
-    source = ROOT / "csrc/cuda/layer_forward.cu"
-    printed = build.run_all(
-        [
-            *(toolkit.nvcc(), "-cubin", f"-arch={a}", *build.NVCC_FLAGS, "-Xptxas=-v"),
-            *(source, "-o", folder / f"{a}.cubin"),
-        ]
-        for a in ARCHITECTURES
-    )
+def parse_code(text: str) -> dict[str, tuple[list[Instruction], dict[str, int]]]:
+    """From the machine code as nvdisasm -c prints it: `/*0010*/ @!P0 LDSM.16.M88.4 R8, [R2] ;`."""
     found = {}
-    for architecture, text in zip(ARCHITECTURES, printed, strict=True):
-        command = [dump, "-sass", folder / f"{architecture}.cubin"]
-        code = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        found[architecture] = Compiled(parse_usage(text), parse_opcodes(code.stdout))
+    for part in re.split(r"\.section\s+\.text\.", text)[1:]:
+        code: list[Instruction] = []
+        labels = {}
+        for line in part.splitlines():
+            if line.startswith(".L_"):
+                labels[line.rstrip(":")] = len(code)
+            elif match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]+)([^;]*);", line):
+                code.append(Instruction(*match.groups()))
+        assert code
+        found[part.partition('"')[0].rstrip(",")] = code, labels
     return found
 
 
-def register_limits() -> dict[str, int]:
-    """Registers a thread may use so that the blocks asked for fit on a multiprocessor."""
-    header = (ROOT / "csrc/cuda/layer_forward_tile.h").read_text()
-    limits = {}
-    for name, values in re.findall(r"^\s*X\((\w+), ([\d, ]+)\)", header, re.M):
-        *_, warps_m, warps_n, _, blocks = map(int, values.split(","))
-        limits[PREFIX + name] = 65536 // (32 * warps_m * warps_n * blocks) // 8 * 8
-    return limits
+def compile_images(sources: dict[str, Path], architectures: list[tuple[str, str]], folder: Path) -> list[str]:
+    """Compiles every source once for all its architectures, which leaves the machine code of each in folder/SOURCE;
+    returns what the compiler said of each source."""
+    commands = []
+    for name, path in sources.items():
+        targets: dict[str, list[str]] = {}
+        for source, architecture in architectures:
+            if source == name:
+                targets.setdefault(PTX_OF[architecture], []).append(architecture)
+        gencode = [f"-gencode=arch={ptx},code=[{','.join(codes)}]" for ptx, codes in targets.items()]
+        keep = folder / name
+        keep.mkdir()
+        flags = [*build.NVCC_FLAGS, "-Xptxas=-v", "--keep", f"--keep-dir={keep}", f"-I{ROOT}/csrc"]
+        commands.append([toolkit.nvcc(), "-fatbin", *gencode, *flags, path, "-o", keep / "all.fatbin"])
+    return build.run_all(commands)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_no_spills_no_stack_few_registers(architecture: str, compiled: dict[str, Compiled]) -> None:
-    usage, limits = compiled[architecture].usage, register_limits()
-    assert set(usage) == {*limits, "ffkern_layer_goodness"}
-    for kernel, used in usage.items():
-        assert used.stack == used.spills == 0, kernel
-        assert used.registers <= min(limits.get(kernel, 64), 255), kernel
+def disassemble(source: str, architecture: str, folder: Path) -> list[str | Path]:
+    ptx = PTX_OF[architecture]  # the name has the architecture only where the PTX is compiled for several
+    keep = folder / source
+    (cubin,) = [*keep.glob(f"*.{ptx}.{architecture}.cubin")] or [*keep.glob(f"*.{ptx}.cubin")]
+    disassembler = toolkit.find("nvdisasm")
+    if disassembler is None:
+        raise RuntimeError("nvdisasm is missing: pip install nvidia-cuda-nvdisasm.")
+    return [disassembler, "-c", cubin]
 
 
-@pytest.mark.parametrize("instance", emulated.instances())
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_wrappers_become_the_instructions_they_name(
-    architecture: str, instance: str, compiled: dict[str, Compiled]
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Kernel]]:
+    """Every kernel, by source and architecture."""
+    folder = tmp_path_factory.mktemp("images")
+    messages = compile_images({s: CUDA / f"{s}.cu" for s in SOURCES}, IMAGES, folder)
+    usage = {s: parse_usage(text) for s, text in zip(SOURCES, messages, strict=True)}
+    texts = build.run_all(disassemble(s, a, folder) for s, a in IMAGES)
+    images = {}
+    for (source, architecture), text in zip(IMAGES, texts, strict=True):
+        assert re.search(rf"\.target\s+{architecture}\b", text)
+        code = parse_code(text)
+        of_image = {k: u for (a, k), u in usage[source].items() if a == architecture}
+        assert set(code) == set(of_image)
+        images[source, architecture] = {k: Kernel(*u, *code[k]) for k, u in of_image.items()}
+    return images
+
+
+def test_every_image_that_is_built_is_tested() -> None:
+    default = re.search(r'set\(FFKERN_CUDA_ARCHS "([^"]*)"', CMAKE)
+    kernels = re.search(r"foreach\(kernel ([\w ]+)\)", CMAKE)
+    without_sm75 = re.search(r'if\(kernel MATCHES "\^\(([\w|]+)\)\$"\)', CMAKE)
+    assert default
+    assert kernels
+    assert without_sm75
+    machine_code = {a for a in default.group(1).split(";") if a.startswith("sm_")}
+    assert machine_code <= set(PTX_OF)
+    assert set(kernels.group(1).split()) == set(SOURCES) == {p.stem for p in CUDA.glob("*.cu")}
+    assert set(without_sm75.group(1).split("|")) == set(NO_SM75)
+
+
+# ------------------------------------------------------------------------------- entry points and what they use
+
+
+def launched(source: str) -> set[str]:
+    """The kernels that the launch code of rows, labels or head asks for."""
+    return set(re.findall(r'"(ffkern_\w+)"', (CUDA / f"{source}.cpp").read_text()))
+
+
+def expected_kernels(source: str) -> set[str]:
+    return {p.name for p in PRODUCTS if p.source == source} or launched(source)
+
+
+def launch_bounds(source: str) -> dict[str, tuple[int, int]]:
+    """Threads and blocks a multiprocessor that each kernel is compiled for."""
+    products = {p.name: (p.tile.threads, p.tile.blocks) for p in PRODUCTS if p.source == source}
+    if products:
+        return products
+    header = (CUDA / f"{source}.h").read_text()
+    constants = {name: int(value) for name, value in re.findall(r"constexpr int (k\w+) = (\d+);", header)}
+    text = (CUDA / f"{source}.cu").read_text()
+    found = re.findall(r"__launch_bounds__\((\w+)(?:, (\d+))?\)\s+(\w+)\(", text)
+    return {
+        name: (int(threads) if threads.isdigit() else constants[threads], int(blocks or 1))
+        for threads, blocks, name in found
+    }
+
+
+@pytest.mark.parametrize(("source", "architecture"), IMAGES)
+def test_entry_points(source: str, architecture: str, compiled: dict[tuple[str, str], dict[str, Kernel]]) -> None:
+    """An instance of the header's lists, or a kernel that launch code asks for, cannot be forgotten, nor one be there
+    that nobody launches."""
+    assert set(compiled[source, architecture]) == expected_kernels(source)
+    assert set(launch_bounds(source)) == expected_kernels(source)
+
+
+@pytest.mark.parametrize(("source", "architecture"), IMAGES)
+def test_no_spills_no_stack_few_registers(
+    source: str, architecture: str, compiled: dict[tuple[str, str], dict[str, Kernel]]
 ) -> None:
-    """As often as the tile's shape asks for: the loop over K is there once, its steps unrolled."""
-    code = compiled[architecture].opcodes[PREFIX + instance]
-    header = (ROOT / "csrc/cuda/layer_forward_tile.h").read_text()
-    values = re.search(rf"X\({instance}, ([\d, ]+)\)", header).group(1)
-    m, n, k, stages, warps_m, warps_n, copy_bytes, _ = map(int, values.split(","))
-    steps, fragments_m, fragments_n = k // 16, m // warps_m // 16, n // warps_n // 8
+    bounds = launch_bounds(source)
+    for name, kernel in compiled[source, architecture].items():
+        threads, blocks = bounds[name]
+        assert kernel.stack == kernel.spills == 0, name
+        # Registers are handed out by the eight, and a thread can name 255 of them.
+        assert kernel.registers <= min(65536 // (threads * blocks) // 8 * 8, 255), name
 
-    assert code.count("HMMA.16816.F32.BF16") == steps * fragments_m * fragments_n
-    loads = [c for c in code if c.startswith("LDSM")]
-    assert loads == ["LDSM.16.M88.4"] * (steps * (fragments_m + fragments_n // 2))
-    copies = [c for c in code if c.startswith("LDGSTS")]
-    threads = 32 * warps_m * warps_n
-    if copy_bytes == 2:
+
+@pytest.mark.parametrize(("source", "architecture"), IMAGES)
+def test_no_atomics_no_local_memory(
+    source: str, architecture: str, compiled: dict[tuple[str, str], dict[str, Kernel]]
+) -> None:
+    """The same inputs give the same bits: no sum may depend on which block comes first."""
+    forbidden = re.compile(r"(RED[GS]?|ATOM[GS]?|LDL|STL)(\.|$)")
+    for name, kernel in compiled[source, architecture].items():
+        assert not [o for o in kernel.opcodes() if forbidden.match(o)], name
+
+
+# ------------------------------------------------------------------------------- the instructions of the products
+
+
+@pytest.mark.parametrize(("product", "architecture"), PRODUCT_IMAGES)
+def test_products_are_the_instructions_that_the_tile_asks_for(
+    product: Product, architecture: str, compiled: dict[tuple[str, str], dict[str, Kernel]]
+) -> None:
+    """As often as the shape of the tile says: the loop over the depth is there once, its steps unrolled."""
+    kernel = compiled[product.source, architecture][product.name]
+    tile, steps = product.tile, product.tile.steps(product.element)
+    m, n = tile.fragments()
+    multiplies = [o for o in kernel.opcodes() if o.startswith("HMMA")]
+    loads = [o for o in kernel.opcodes() if o.startswith("LDSM")]
+    if product.math == "f32":
+        assert not multiplies
+        assert not loads
+        # 4 sums a fragment and lane, one multiply-add each for every element of depth.
+        loop = [i.opcode for i in kernel.main_loop("FFMA") if i.opcode.split(".")[0] == "FFMA"]
+        assert len(loop) >= tile.k * m * n * 4
+        return
+    if product.math == "bf16":
+        opcode, times = "HMMA.16816.F32.BF16", 1
+    elif product.math == "f16":  # sm_75 has half the depth
+        opcode, times = ("HMMA.1688.F32", 2) if architecture == "sm_75" else ("HMMA.16816.F32", 1)
+    else:
+        opcode, times = "HMMA.1688.F32.TF32", 3 if product.math == "tf32x3" else 1
+    assert multiplies == [opcode] * (steps * m * n * times)
+    if product.direction == "forward":
+        assert loads == ["LDSM.16.M88.4"] * (steps * (m + n // 2))
+    elif product.element == 2:  # transposed on the way
+        assert loads == ["LDSM.16.MT88.4"] * (steps * (m + n // 2))
+    else:  # read word by word
+        assert not loads
+    # None of it is outside of the loop, nor is there a second copy of it.
+    assert [i.opcode for i in kernel.main_loop("HMMA") if i.opcode.startswith("HMMA")] == multiplies
+
+
+@pytest.mark.parametrize(("product", "architecture"), PRODUCT_IMAGES)
+def test_copies_are_asynchronous(
+    product: Product, architecture: str, compiled: dict[tuple[str, str], dict[str, Kernel]]
+) -> None:
+    kernel = compiled[product.source, architecture][product.name]
+    copies = [o for o in kernel.opcodes() if o.startswith("LDGSTS")]
+    if architecture == "sm_75":
         assert not copies
-    else:  # the stages filled ahead, and the one in the loop
-        assert len(copies) == stages * (m + n) * k * 2 // copy_bytes // threads
-        wide = {16: ".BYPASS.", 8: ".64", 4: ""}[copy_bytes]
-        assert all(wide in c for c in copies)
-    assert not [c for c in code if c.startswith(("RED", "ATOM", "LDL", "STL"))]
+        assert "LDGDEPBAR" not in kernel.opcodes()
+        return
+    tile = product.tile
+    # Of the tiles: in the stages filled ahead, and once in the loop. Of the factors of a gradient: one a stage.
+    factors = tile.stages if product.direction == "gradient" else 0
+    assert copies.count("LDGSTS.E") == factors
+    of_tiles = [o for o in copies if o != "LDGSTS.E"]
+    if tile.copy_bytes == 2:
+        assert not of_tiles
+    else:
+        pieces = (tile.m + tile.n) * tile.k * product.element // tile.copy_bytes // tile.threads
+        name = {16: "LDGSTS.E.BYPASS.128.ZFILL", 8: "LDGSTS.E.64.ZFILL", 4: "LDGSTS.E.ZFILL"}[tile.copy_bytes]
+        assert of_tiles == [name] * (tile.stages * pieces)
 
 
-@pytest.mark.parametrize("kernel", ["layer_forward"])
-def test_launch_parameters_fit(kernel: str, tmp_path: Path) -> None:
-    """Shared memory of every instance against what the smallest of the devices grants a block."""
+@pytest.mark.parametrize(("product", "architecture"), PRODUCT_IMAGES)
+def test_copies_stay_under_way_while_a_stage_is_multiplied(
+    product: Product, architecture: str, compiled: dict[tuple[str, str], dict[str, Kernel]]
+) -> None:
+    """At least three stages, and the only wait of the steady state leaves the newest groups pending: 2 of 4 stages,
+    1 of 3. A wait for everything would turn the ring into one buffer."""
+    kernel = compiled[product.source, architecture][product.name]
+    loop = kernel.main_loop("FFMA" if product.math == "f32" else "HMMA")
+    waits = [i.operands for i in loop if i.opcode == "DEPBAR.LE"]
+    barriers = [i.opcode for i in loop if i.opcode.startswith("BAR.SYNC")]
+    assert product.tile.stages >= 3
+    assert len(barriers) == 1
+    if architecture == "sm_75":  # copies go through registers at once
+        assert not waits
+    else:
+        assert [w.split(",")[1].strip() for w in waits] == [hex(product.tile.stages - 2)]
+        assert [i.opcode for i in loop].count("LDGDEPBAR") == 1
+
+
+LARGE_IMAGES = [p for p in PRODUCT_IMAGES if p.values[0].element == 2 and p.values[0].tile[:2] == (128, 128)]
+
+
+@pytest.mark.parametrize(("product", "architecture"), LARGE_IMAGES)
+def test_large_tiles_multiply_more_than_they_load(
+    product: Product, architecture: str, compiled: dict[tuple[str, str], dict[str, Kernel]]
+) -> None:
+    """At least two matrix multiplications for every load of four fragments, in the main loop."""
+    loop = [i.opcode for i in compiled[product.source, architecture][product.name].main_loop("HMMA")]
+    multiplies = sum(o.startswith("HMMA") for o in loop)
+    loads = sum(o.startswith("LDSM") for o in loop)
+    assert multiplies >= 2 * loads > 0
+
+
+def test_there_are_large_tiles() -> None:
+    """The test above would pass without any."""
+    assert {(p.values[0].math, p.values[0].direction) for p in LARGE_IMAGES} == {
+        (math, direction) for math in ("bf16", "f16") for direction in ("forward", "gradient")
+    }
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_shared_memory_fits(bits: int, tmp_path: Path) -> None:
+    """What every instance asks for against what the smallest devices grant a block: 64 KiB on sm_75, 99 KiB on sm_86
+    and sm_120, and the blocks that launch bounds promise against the 164 KiB of sm_80."""
     program = tmp_path / "t.cpp"
     program.write_text(
-        '#include "cuda/layer_forward_tile.h"\nusing namespace ffkern::cuda;\n'
-        "#define CHECK(name, ...) \\\n"
-        "  static_assert(LayerForwardTile<__VA_ARGS__>::kSharedBytes <= 99 * 1024); \\\n"
-        "  static_assert(LayerForwardTile<__VA_ARGS__>::kMinBlocks * \\\n"
-        "    (LayerForwardTile<__VA_ARGS__>::kSharedBytes + 1024) <= 228 * 1024);\n"
-        "FFKERN_LAYER_FORWARD_INSTANCES(CHECK)\n"
+        '#include "cuda/product.h"\nusing namespace ffkern::cuda;\n'
+        "template <class T> constexpr int most = "
+        "T::kForwardBytes > T::kGradientBytes ? T::kForwardBytes : T::kGradientBytes;\n"
+        f"#define TILE(name, ...) Tile<{bits // 8}, __VA_ARGS__>\n"
+        "#define CHECK(...) static_assert(most<TILE(__VA_ARGS__)> <= 99 * 1024); \\\n"
+        "  static_assert(TILE(__VA_ARGS__)::kMinBlocks * (most<TILE(__VA_ARGS__)> + 1024) <= 164 * 1024);\n"
+        f"FFKERN_TILES_{bits}BIT(CHECK)\n"
+        # Every width of copies has an instance for sm_75: alignment may not decide whether a layer runs.
+        "#define FITS(...) || (TILE(__VA_ARGS__)::kCopyBytes == copy && most<TILE(__VA_ARGS__)> <= 64 * 1024)\n"
+        f"constexpr bool fits(int copy) {{ return false FFKERN_TILES_{bits}BIT(FITS); }}\n"
+        f"#define WIDTH(...) static_assert(fits(TILE(__VA_ARGS__)::kCopyBytes));\n"
+        f"FFKERN_TILES_{bits}BIT(WIDTH)\n"
     )
     build.run_all([["g++", "-std=c++20", "-fsyntax-only", f"-I{ROOT}/csrc", program]])
 
 
-def test_driver_declarations_agree_with_cuda_h(tmp_path: Path) -> None:
+# ------------------------------------------------------------------------------- the wrappers of PTX instructions
+
+
+class Wrapper(NamedTuple):
+    function: str
+    body: str  # with `s`, an address in shared memory, `in` and `out`
+    opcode: str  # a pattern, found once
+    since: int = 75
+
+
+_D = "float d[4] = {}; uint32_t a[4] = {in[0], in[1], in[2], in[3]}; "
+_OUT = " for (int i = 0; i < 4; ++i) out[i] = __float_as_uint(d[i]);"
+_F = "__uint_as_float(in[0]), __uint_as_float(in[1])"
+WRAPPERS = [
+    Wrapper("store_shared", "store_shared(s, uint4{in[0], in[1], in[2], in[3]});", r"STS\.128"),
+    Wrapper("store_shared", "store_shared(s, uint2{in[0], in[1]});", r"STS\.64"),
+    Wrapper("store_shared", "store_shared(s, in[0]);", r"STS"),
+    Wrapper("load_shared", "out[0] = __float_as_uint(load_shared(s));", r"LDS(\.U)?"),
+    Wrapper("load_shared2", "float2 v = load_shared2(s); out[0] = __float_as_uint(v.x + v.y);", r"LDS(\.U)?\.64"),
+    Wrapper(
+        "load_shared4",
+        "float4 v = load_shared4(s); out[0] = __float_as_uint(v.x + v.y + v.z + v.w);",
+        r"LDS(\.U)?\.128",
+    ),
+    Wrapper("copy_async", "copy_async<16>(s, in, in[9]);", r"LDGSTS\.E\.BYPASS\.128\.ZFILL", 80),
+    Wrapper("copy_async", "copy_async<8>(s, in, in[9]);", r"LDGSTS\.E\.64\.ZFILL", 80),
+    Wrapper("copy_async", "copy_async<4>(s, in, in[9]);", r"LDGSTS\.E\.ZFILL", 80),
+    Wrapper("commit_copies", "commit_copies();", r"LDGDEPBAR", 80),
+    Wrapper("wait_for_copies", "wait_for_copies<1>();", r"DEPBAR\.LE", 80),
+    Wrapper("load_matrices", "uint32_t m[4]; load_matrices(m, s); out[0] = m[0] ^ m[3];", r"LDSM\.16\.M88\.4"),
+    Wrapper(
+        "load_matrices_transposed",
+        "uint32_t m[4]; load_matrices_transposed(m, s); out[0] = m[0] ^ m[3];",
+        r"LDSM\.16\.MT88\.4",
+    ),
+    Wrapper("multiply_bf16", f"{_D} multiply_bf16(d, a, in[4], in[5]); {_OUT}", r"HMMA\.16816\.F32\.BF16", 80),
+    Wrapper("multiply_tf32", f"{_D} multiply_tf32(d, a, in[4], in[5]); {_OUT}", r"HMMA\.1688\.F32\.TF32", 80),
+    Wrapper("multiply_f16_half", f"{_D} multiply_f16_half(d, a[0], a[1], in[4]); {_OUT}", r"HMMA\.1688\.F32"),
+    Wrapper("multiply_f16", f"{_D} multiply_f16(d, a, in[4], in[5]); {_OUT}", r"HMMA\.16816\.F32", 80),
+    # No device has an instruction that rounds to nearest, ties away: a test for infinity, an addition and a mask.
+    Wrapper("round_tf32", "out[0] = round_tf32(__uint_as_float(in[0]));", r"FSETP\.GEU\.AND", 80),
+    Wrapper("pack_bf16", f"out[0] = pack_bf16({_F});", r"F2FP\.BF16(\.F32)?\.PACK_AB", 80),
+    Wrapper("to_f16", "out[0] = to_f16(__uint_as_float(in[0]));", r"F2FP?\.\S*(F16|PACK_AB)\S*"),
+    Wrapper("from_f16", "out[0] = __float_as_uint(from_f16(static_cast<uint16_t>(in[0])));", r"HADD2\.F32"),
+]
+
+
+def wrapper_functions() -> dict[str, list[str]]:
+    """Bodies of the functions in ptx.cuh that contain asm, by name."""
+    text = re.sub(r"//.*", "", (CUDA / "ptx.cuh").read_text())
+    found: dict[str, list[str]] = {}
+    for part in text.split("__device__ __forceinline__")[1:]:
+        name = re.search(r"(\w+)\(", part)
+        assert name
+        if re.search(r"\basm\b", part):
+            found.setdefault(name.group(1), []).append(part)
+    return found
+
+
+def test_a_wrapper_is_one_instruction() -> None:
+    functions = wrapper_functions()
+    assert {w.function for w in WRAPPERS} == set(functions)
+    for name, overloads in functions.items():
+        for body in overloads:
+            statements = re.findall(r"\basm(?: volatile)?\((.*?)\);", body, re.S)
+            assert len(statements) == len(re.findall(r"\basm\b", body)), name
+            # A second statement only as the alternative of the first.
+            assert 1 <= len(statements) <= 1 + len(re.findall(r"\belse\b", body)), name
+            for statement in statements:
+                literals = re.match(r'\s*((?:"[^"]*"\s*)+)', statement)
+                assert literals, name
+                instruction = "".join(re.findall(r'"([^"]*)"', literals.group(1)))
+                assert instruction.endswith(";"), name
+                assert instruction.count(";") == 1, name
+                assert "\\n" not in instruction, name
+    others = [p for p in CUDA.iterdir() if p.suffix in (".cu", ".cuh", ".h") and p.name != "ptx.cuh"]
+    assert not [p.name for p in others if re.search(r"\basm\b", re.sub(r"//.*", "", p.read_text()))]
+
+
+@pytest.fixture(scope="module")
+def wrapper_code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[str]]]:
+    """Opcodes of one kernel a wrapper, by architecture."""
+    folder = tmp_path_factory.mktemp("wrappers")
+    source = folder / "wrappers.cu"
+    kernels = [
+        f"#if __CUDA_ARCH__ >= {w.since}0\n"
+        f'extern "C" __global__ void wrapper{i}(const uint32_t* in, uint32_t* out) {{\n'
+        "  extern __shared__ __align__(16) unsigned char shared[];\n"
+        f"  [[maybe_unused]] const uint32_t s = shared_address(shared) + threadIdx.x * 16;\n  {w.body}\n}}\n#endif\n"
+        for i, w in enumerate(WRAPPERS)
+    ]
+    source.write_text('#include "cuda/ptx.cuh"\nusing namespace ffkern::cuda;\n' + "".join(kernels))
+    images = [("wrappers", a) for a in PTX_OF]
+    compile_images({"wrappers": source}, images, folder)
+    texts = build.run_all(disassemble("wrappers", a, folder) for a in PTX_OF)
+    return {
+        a: {k: [i.opcode for i in code] for k, (code, _) in parse_code(text).items()}
+        for a, text in zip(PTX_OF, texts, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "architecture"),
+    [
+        pytest.param(i, a, id=f"{w.function}-{a}-{i}")
+        for i, w in enumerate(WRAPPERS)
+        for a in PTX_OF
+        if int(a.removeprefix("sm_")) >= w.since
+    ],
+)
+def test_a_wrapper_becomes_the_instruction_that_it_names(
+    wrapper: int, architecture: str, wrapper_code: dict[str, dict[str, list[str]]]
+) -> None:
+    code = wrapper_code[architecture][f"wrapper{wrapper}"]
+    assert len([o for o in code if re.fullmatch(WRAPPERS[wrapper].opcode, o)]) == 1, code
+
+
+# ------------------------------------------------------------------------------- the driver
+
+
+def test_driver_declarations_agree_with_cuda_h(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """driver.h is written by hand: each constant and each function against the toolkit's header."""
-    ptxsim = emulated.load()
+    toolkit.put_nvcc_on_path()
+    monkeypatch.syspath_prepend(str(ROOT / "tests/ptxsim"))
+    import ptxsim
+
     header = (ROOT / "csrc/cuda/driver.h").read_text()
     functions = re.findall(r"X\((\w+), (cu\w+), (?:true|false)", header)
     assert len(functions) > 10

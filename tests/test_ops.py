@@ -31,8 +31,9 @@ every_shape_and_kind = pytest.mark.parametrize(
 )
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=shape_name)
 every_kind = pytest.mark.parametrize(("norm", "goodness"), NORM_GOODNESS)
+every_device = pytest.mark.usefixtures("device")
 every_optimiser = pytest.mark.parametrize("optimiser", OPTIMISERS)
-every_isa = pytest.mark.usefixtures("isa")
+every_backend = pytest.mark.usefixtures("backend")
 storage = pytest.mark.parametrize("dtype", LOW, ids=str)
 
 
@@ -81,7 +82,7 @@ def test_every_operation_has_its_tests():
 
 
 @parity("layer_forward", "layer_forward_")
-@every_isa
+@every_backend
 @every_shape_and_kind
 def test_layer_forward(shape, kind):
     norm, goodness = kind
@@ -91,13 +92,16 @@ def test_layer_forward(shape, kind):
         equal(cases.forward_in_place(**a), got)
 
 
-@every_isa
+@every_backend
 @storage
 @pytest.mark.parametrize("shape", [(1, 7, 3), (13, 113, 65), (137, 200, 33)], ids=shape_name)
-def test_layer_forward_in_low_precision_storage(shape, dtype):
-    """float32 inside: h errs by its own rounding to storage, everything else not at all."""
+def test_layer_forward_in_low_precision_storage(shape, dtype, backend):
+    """float32 sums: h errs by its own rounding to storage. On the CPU the products are float32 too, to the bit."""
     a = cases.layer_arguments(*shape, dtype=dtype)
-    got = check_parity(cases.forward, cases.forward_reference, a)
+    with cases.expecting_bfloat16(backend, dtype):
+        got = check_parity(cases.forward, cases.forward_reference, a)
+    if not backend.startswith("cpu"):
+        return
     wide = cases.forward(**{k: v.float() if k in ("x", "weight") else v for k, v in a.items()})
     assert torch.equal(got["h"], wide["h"].to(dtype))
     for name in ("goodness", "scale", "h_norm"):
@@ -105,21 +109,22 @@ def test_layer_forward_in_low_precision_storage(shape, dtype):
 
 
 @parity("shared_base")
-@every_isa
+@every_backend
 @pytest.mark.parametrize("shape", [(1, 2, 1), (13, 113, 65), (137, 200, 33)], ids=shape_name)
 @pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
-def test_shared_base(shape, dtype):
+def test_shared_base(shape, dtype, backend):
     classes = min(10, shape[1] - 1)
     a = cases.layer_arguments(*shape, dtype=dtype)
     a = {"x": a["x"], "weight": a["weight"], "classes": classes}
-    first = check_parity(cases.base, cases.base_reference, a)
-    a["x"] = a["x"].clone()
-    a["x"][:, :classes] = float("nan")  # never read
-    equal(cases.base(**a), first)
+    with cases.expecting_bfloat16(backend, dtype):
+        first = check_parity(cases.base, cases.base_reference, a)
+        a["x"] = a["x"].clone()
+        a["x"][:, :classes] = float("nan")  # never read
+        equal(cases.base(**a), first)
 
 
 @parity("shared_variants", "shared_variants_")
-@every_isa
+@every_backend
 @every_kind
 @pytest.mark.parametrize("count", [1, 2, 3, 10])
 def test_shared_variants(count, norm, goodness):
@@ -143,6 +148,7 @@ def test_layer_forward_with_the_own_product(shape):
 
 
 @parity("local_loss")
+@every_device
 @pytest.mark.parametrize("rows", [0, 1, 2, 113])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_local_loss(rows, weighted):
@@ -157,6 +163,7 @@ def test_local_loss(rows, weighted):
     assert bool((got["coef"][a["sign"] == 0] == 0).all())
 
 
+@every_device
 def test_local_loss_far_from_the_threshold():
     """log(1 + exp(l)) overflows from l = 88.7 on; the loss does not, tails keep their digits."""
     goodness = torch.tensor([1e4, -1e4, 1e30, -1e30, 200.0, -200.0, 60.0, -60.0]).repeat(2)
@@ -173,6 +180,7 @@ def test_local_loss_far_from_the_threshold():
     assert float(got["coef"][7]) != 0.0  # exp(-62) / 16
 
 
+@every_device
 def test_a_row_that_takes_no_part_has_no_part():
     a = {"goodness": torch.randn(9), "sign": cases.signs(9), "row_weight": torch.rand(9)}
     a["sign"][4] = 0
@@ -187,7 +195,7 @@ def test_a_row_that_takes_no_part_has_no_part():
 
 
 @parity("peer_update_")
-@every_isa
+@every_backend
 @pytest.mark.parametrize("shape", [(1, 1), (7, 3), (137, 65), (512, 300)], ids=shape_name)
 @pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
 def test_peer_update(shape, dtype):
@@ -201,6 +209,7 @@ def test_peer_update(shape, dtype):
     check_parity(cases.peer, cases.peer_reference, a)
 
 
+@every_device
 def test_peer_update_without_a_positive_row():
     a = {"h": torch.rand(4, 5), "sign": torch.tensor([-1.0, 0, -1, 0]), "mean": torch.rand(5)}
     got = cases.peer(**a, strength=0.3, momentum=0.8)
@@ -212,7 +221,7 @@ def test_peer_update_without_a_positive_row():
 
 
 @parity("layer_grad")
-@every_isa
+@every_backend
 @every_shape_and_kind
 def test_layer_grad(shape, kind):
     norm, goodness = kind
@@ -222,15 +231,16 @@ def test_layer_grad(shape, kind):
         check_parity(cases.gradient, cases.gradient_reference, a)
 
 
-@every_isa
+@every_backend
 @storage
-def test_layer_grad_of_low_precision_storage(dtype):
+def test_layer_grad_of_low_precision_storage(dtype, backend):
     a = cases.grad_arguments(cases.step_arguments(53, 70, 41), peer=True)
     a["x"], a["h"] = a["x"].to(dtype), a["h"].to(dtype)
-    check_parity(cases.gradient, cases.gradient_reference, a)
+    with cases.expecting_bfloat16(backend, dtype):
+        check_parity(cases.gradient, cases.gradient_reference, a, unit=cases.operand_unit(backend, dtype))
 
 
-@every_isa
+@every_backend
 @pytest.mark.parametrize("rows", [5000, 40000])
 def test_gradient_over_many_rows(rows):
     """Sums over a batch do not lose digits with its size: eager PyTorch adds pairwise.
@@ -254,7 +264,7 @@ def shared_arguments(shape: tuple[int, ...], **options: Any) -> dict[str, Any]:
 
 
 @parity("shared_grad")
-@every_isa
+@every_backend
 @every_kind
 @pytest.mark.parametrize("shape", [SHARED[0], SHARED[3]], ids=shape_name)
 def test_shared_grad(shape, norm, goodness):
@@ -265,7 +275,7 @@ def test_shared_grad(shape, norm, goodness):
 
 
 @parity("layer_update_", "shared_update_", "update_workspace")
-@every_isa
+@every_backend
 @every_optimiser
 @pytest.mark.parametrize("shape", [(1, 7, 3), (13, 113, 65), (33, 300, 150)], ids=shape_name)
 def test_layer_update(shape, optimiser):
@@ -281,7 +291,7 @@ def test_layer_update(shape, optimiser):
 
 
 @parity("layer_step_", "step_workspace")
-@every_isa
+@every_backend
 @every_optimiser
 @pytest.mark.parametrize("shape", SHAPES[:4], ids=shape_name)
 def test_layer_step(shape, optimiser):
@@ -299,14 +309,14 @@ def test_layer_step(shape, optimiser):
         check_parity(cases.step, cases.step_reference, a)
 
 
-@every_isa
+@every_backend
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
 def test_layer_step_of_many_units_and_inputs(optimiser):
     a = cases.step_arguments(*SHAPES[4], optimiser=optimiser, peer=optimiser == "adam")
     check_parity(cases.step, cases.step_reference, a, draws=1)
 
 
-@every_isa
+@every_backend
 @every_kind
 @pytest.mark.parametrize("shape", [(1, 7, 3), (137, 50, 33)], ids=shape_name)
 def test_layer_step_of_every_kind(shape, norm, goodness):
@@ -316,7 +326,7 @@ def test_layer_step_of_every_kind(shape, norm, goodness):
 
 
 @parity("shared_step_")
-@every_isa
+@every_backend
 @every_optimiser
 @every_shared
 def test_shared_step(shape, optimiser):
@@ -326,7 +336,7 @@ def test_shared_step(shape, optimiser):
             check_parity(cases.step, cases.step_reference, a)
 
 
-@every_isa
+@every_backend
 @every_kind
 def test_shared_step_of_every_kind(norm, goodness):
     for peer in (False, True):
@@ -334,7 +344,7 @@ def test_shared_step_of_every_kind(norm, goodness):
         check_parity(cases.step, cases.step_reference, a)
 
 
-@every_isa
+@every_backend
 @every_optimiser
 def test_first_step_from_empty_state(optimiser):
     a = cases.step_arguments(13, 113, 65, optimiser=optimiser, fresh=True)
@@ -343,20 +353,23 @@ def test_first_step_from_empty_state(optimiser):
     check_parity(cases.step, cases.step_reference, a)
 
 
-@every_isa
+@every_backend
 @storage
 @pytest.mark.parametrize("variants", [0, 3])
-def test_step_on_low_precision_inputs(dtype, variants):
-    """x rounded first; the step itself, kept activities included, is float32."""
+def test_step_on_low_precision_inputs(dtype, variants, backend):
+    """x rounded first; on the CPU the step itself, kept activities included, is float32."""
     a = cases.step_arguments(29, 67, 45, variants=variants, classes=10 if variants else 0, keep=True)
     a["x"] = a["x"].to(dtype).float()
-    check_parity(lambda x, **rest: cases.step(x=x.to(dtype), **rest), cases.step_reference, a)
+    unit = cases.operand_unit(backend, dtype)
+    with cases.expecting_bfloat16(backend, dtype):
+        step = lambda x, **rest: cases.smooth(cases.step(x=x.to(dtype), **rest))  # noqa: E731
+        check_parity(step, cases.smooth_step_reference, a, unit=unit)
 
 
 MANY = (2200, 5, 2000)  # rows * units beyond 4 Mi floats: the rows come in chunks, which add up
 
 
-@every_isa
+@every_backend
 @pytest.mark.parametrize("variants", [0, 2])
 def test_step_in_several_chunks_of_rows(variants):
     assert MANY[0] * MANY[2] > 4 << 20
@@ -374,19 +387,20 @@ def test_step_in_several_chunks_of_rows(variants):
         assert torch.equal(got[name], other[name]), name
 
 
-@every_isa
+@every_backend
 def test_update_in_several_chunks_of_rows():
     a = cases.step_arguments(MANY[0], MANY[2], MANY[1], optimiser="sgd")
     check_parity(cases.update, cases.update_reference, cases.update_arguments(a, True), draws=1)
     check_parity(cases.gradient, cases.gradient_reference, cases.grad_arguments(a), draws=1)
 
 
+@every_device
 def test_step_of_many_rows_with_peer_term():
     a = cases.step_arguments(*MANY, optimiser="sgd", peer=True)
     check_parity(cases.step, cases.step_reference, a, draws=1)
 
 
-@every_isa
+@every_backend
 @pytest.mark.parametrize("shape", [(3, 1500, 1100), (2, 200000, 13)], ids=shape_name)
 def test_step_of_wide_layers(shape):
     """Gradient and update run group by group of columns and block by block of units."""
@@ -395,7 +409,7 @@ def test_step_of_wide_layers(shape):
 
 
 @pytest.mark.usefixtures("own_gemm")
-@every_isa
+@every_backend
 @pytest.mark.parametrize("shape", SHAPES[:4], ids=shape_name)
 def test_step_with_the_own_product(shape):
     check_parity(cases.step, cases.step_reference, cases.step_arguments(*shape))
@@ -425,7 +439,7 @@ def test_step_on_any_number_of_threads(count):
 
 
 @parity("predict_goodness")
-@every_isa
+@every_backend
 @every_kind
 @pytest.mark.parametrize("sizes", [[20, 9], [67, 33, 17, 5]], ids=shape_name)
 def test_predict_goodness(sizes, norm, goodness):
@@ -434,15 +448,13 @@ def test_predict_goodness(sizes, norm, goodness):
         check_parity(cases.predict, cases.predict_reference, a, draws=1)
 
 
-@every_isa
+@every_backend
 @storage
-def test_predict_goodness_of_low_precision_storage(dtype):
-    """Activities between layers stay float32 here: the reference rounds them."""
-    check_parity(
-        cases.predict,
-        cases.predict_reference,
-        cases.predict_arguments(23, [40, 19, 7], 10, dtype=dtype),
-    )
+def test_predict_goodness_of_low_precision_storage(dtype, backend):
+    """On the CPU activities between layers stay float32; the reference, and CUDA, round them."""
+    a = cases.predict_arguments(23, [40, 19, 7], 10, dtype=dtype)
+    with cases.expecting_bfloat16(backend, dtype):
+        check_parity(cases.predict, cases.predict_reference, a)
 
 
 @pytest.mark.usefixtures("own_gemm")
@@ -472,6 +484,7 @@ LARGEST_U = 1 - 2**-24
 
 
 @parity("wrong_labels")
+@every_device
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
 def test_wrong_labels(classes):
     labels = torch.randint(0, classes, (4000,))
@@ -488,6 +501,7 @@ def test_wrong_labels(classes):
 
 
 @parity("hard_labels")
+@every_device
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
 def test_hard_labels(classes, dtype):
@@ -507,6 +521,7 @@ def test_hard_labels(classes, dtype):
     assert torch.equal(got[sure], want[sure])
 
 
+@every_device
 def test_hard_labels_follow_the_probabilities():
     rows = 40000
     logits = torch.tensor([0.0, 1.0, 5.0, 2.0]).expand(rows, 4)
@@ -516,6 +531,7 @@ def test_hard_labels_follow_the_probabilities():
     assert float((share - want).abs().max()) < 5 * 0.5 / rows**0.5  # five standard deviations
 
 
+@every_device
 @pytest.mark.parametrize(
     "row",
     [
@@ -539,6 +555,7 @@ def test_hard_labels_at_the_edges(row):
 
 
 @parity("all_wrong_labels")
+@every_device
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_all_wrong_labels(classes):
     labels = torch.randint(0, classes, (57,))
@@ -548,11 +565,117 @@ def test_all_wrong_labels(classes):
     assert torch.equal(everything, torch.arange(classes)[:, None].expand(classes, 57))
 
 
+HYBRID = [(1, 1), (1, 7), (28, 28), (33, 5)]
+
+
+@parity("hybrid_images_")
+@every_device
+@pytest.mark.parametrize("shape", HYBRID, ids=shape_name)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("blurs", [0, 1, 6, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
+def test_hybrid_images(shape, channels, blurs, dtype):
+    """Bits of the reference: masks, and images, whatever they hold."""
+    for images in (0, 1, 5):
+        a = cases.hybrid_arguments(images, *shape, channels, blurs=blurs, dtype=dtype, drawn=7)
+        for special in (float("nan"), float("inf"), -0.0):
+            a["x"][torch.rand(a["x"].shape) < 0.1] = special
+            a["other"][torch.rand(a["x"].shape) < 0.1] = special
+        before = {k: v.clone() for k, v in a.items() if isinstance(v, Tensor)}
+        got = cases.hybrid(**a)
+        equal(got, cases.hybrid_reference(**a))
+        assert got["images"].dtype == dtype
+        assert got["generator"].tolist() == [int(a["generator"][0]), 7 + images]
+        equal({k: a[k] for k in before}, before)
+
+
+@every_device
+def test_hybrid_images_of_views():
+    for dtype in (torch.float32, *LOW):
+        a = cases.hybrid_arguments(5, 6, 5, 3, dtype=dtype)
+        want = cases.hybrid(**a)
+        fenced = Fenced()
+        wide = a["other"].repeat_interleave(2, 1)
+        for views in (
+            {"x": fenced.copy(a["x"], 5, 97), "other": fenced.copy(a["other"], 3, 101)},
+            {"x": a["x"].t().contiguous().t(), "other": wide[:, ::2]},
+        ):
+            equal(cases.hybrid(**(a | views)), want)
+        fenced.check()
+        for expanded in (a["x"][:1].expand(5, -1), a["x"][:, :1].expand(-1, 90)):
+            views = {"x": expanded, "other": a["x"]}
+            equal(cases.hybrid(**(a | views)), cases.hybrid_reference(**(a | views)))
+
+
+@every_device
+def test_hybrid_images_draw_on():
+    """Two calls of N are one call of 2N: the generator counts images, not calls."""
+    a = cases.hybrid_arguments(10, 13, 11, 3)
+    whole = cases.hybrid(**a)
+    generator = a["generator"].clone()
+    parts = [
+        ops.hybrid_images_(x, other, generator, 13, 11, 6)
+        for x, other in zip(a["x"].split(5), a["other"].split(5), strict=True)
+    ]
+    for part, name in zip(zip(*parts, strict=True), ("images", "mask"), strict=True):
+        assert torch.equal(torch.cat(part), whole[name])
+    assert torch.equal(generator, whole["generator"])
+
+
+@every_device
+@pytest.mark.parametrize("seed", [0, -1, 1, 2**32, -(2**63), 2**63 - 1])
+@pytest.mark.parametrize("drawn", [0, 2**32 - 2, 2**63 - 2, -2])
+def test_hybrid_images_of_every_seed_and_count(seed, drawn):
+    """Both halves of seed and count take part; the count runs through its whole range and around."""
+    a = cases.hybrid_arguments(4, 9, 20, blurs=0, seed=seed, drawn=drawn)
+    got = cases.hybrid(**a)
+    equal(got, cases.hybrid_reference(**a))
+    assert int(got["generator"][1]) == (drawn + 4 + 2**63) % 2**64 - 2**63
+    masks = [got["mask"]]
+    for other in (seed ^ 1, seed ^ 2**40):
+        masks.append(cases.hybrid(**(a | {"generator": torch.tensor([other, drawn])}))["mask"])
+    for mask in (drawn ^ 2**40, drawn ^ 2**20):
+        masks.append(cases.hybrid(**(a | {"generator": torch.tensor([seed, mask])}))["mask"])
+    assert len({tuple(row) for mask in masks for row in mask.tolist()}) == 4 * len(masks)
+
+
+@every_device
+@pytest.mark.parametrize("blurs", [0, 6, 20])
+def test_hybrid_masks_are_half_and_half(blurs):
+    images = 1000
+    mask = cases.hybrid(**cases.hybrid_arguments(images, 28, 28, blurs=blurs))["mask"].double()
+    share = mask.mean(1)  # of one image; images are independent
+    assert abs(float(share.mean()) - 0.5) < 6 * float(share.std()) / images**0.5
+    each = mask.mean(0)  # of one pixel, those on the border included
+    assert float((each - 0.5).abs().max()) < 7 * 0.5 / images**0.5
+
+
+@every_device
+def test_hybrid_images_choose():
+    """What the mask leaves out may be anything: it is not multiplied by 0."""
+    a = cases.hybrid_arguments(5, 8, 9, 3)
+    want = cases.hybrid(**a)
+    chosen = want["mask"].repeat(1, 3)
+    a["x"][~chosen], a["other"][chosen] = float("nan"), float("inf")
+    equal(cases.hybrid(**a), want)
+    a["x"].requires_grad_()
+    assert not ops.hybrid_images_(*a.values())[0].requires_grad  # negatives are data
+
+
+@pytest.mark.usefixtures("threads")
+def test_hybrid_images_on_any_number_of_threads():
+    a = cases.hybrid_arguments(50, 28, 28, 3)
+    want = cases.hybrid_reference(**a)
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        equal(cases.hybrid(**a), want)
+
+
 HEADS = [(1, [1], 1), (7, [5, 3], 4), (137, [65, 33, 1], 10)]
 
 
 @parity("head_forward")
-@every_isa
+@every_backend
 @pytest.mark.parametrize("shape", HEADS, ids=str)
 @pytest.mark.parametrize("norm", ref.NORMS)
 def test_head_forward(shape, norm):
@@ -562,7 +685,7 @@ def test_head_forward(shape, norm):
 
 
 @parity("head_step_")
-@every_isa
+@every_backend
 @pytest.mark.parametrize("shape", HEADS, ids=str)
 @every_optimiser
 def test_head_step(shape, optimiser):
@@ -571,6 +694,7 @@ def test_head_step(shape, optimiser):
         check_parity(cases.head_step, cases.head_step_reference, a)
 
 
+@every_device
 def test_head_step_with_huge_logits():
     a = cases.head_step_arguments(9, [5, 3], 4, "sgd")
     a["weight"] = a["weight"] * 1e4
@@ -636,7 +760,7 @@ def layouts() -> list[tuple[str, Any, dict[str, Any]]]:
     ]
 
 
-@every_isa
+@every_backend
 def test_views_give_the_same_bits_and_nothing_else_is_touched():
     """Odd offsets and row pitches: the same bits, repeated, and the memory around is left alone."""
     for name, call, arguments in layouts():
@@ -657,6 +781,7 @@ def test_views_give_the_same_bits_and_nothing_else_is_touched():
         fenced.check()
 
 
+@every_device
 def test_views_obey_the_same_bound():
     a = cases.layer_arguments(37, 50, 41)
     for x, weight, units in [
@@ -672,6 +797,7 @@ def test_views_obey_the_same_bound():
         check_parity(cases.forward, cases.forward_reference, view)
 
 
+@every_device
 def test_expanded_and_transposed_inputs_of_a_step():
     a = cases.step_arguments(24, 24, 17, peer=True)
     for x in (a["x"].t(), a["x"][:1].expand(24, -1), a["x"][:, :1].expand(-1, 24)):
@@ -689,7 +815,7 @@ def test_expanded_and_transposed_inputs_of_a_step():
 # ------------------------------------------------------------------------------- edges of the data
 
 
-@every_isa
+@every_backend
 def test_no_rows():
     def empty(arguments: dict[str, Any], call: Any, reference: Any) -> dict[str, Any]:
         got, want = call(**arguments), reference(**arguments)
@@ -726,7 +852,7 @@ def test_no_rows():
     assert torch.equal(peer["p"], torch.zeros(4))
 
 
-@every_isa
+@every_backend
 @pytest.mark.parametrize("norm", ref.NORMS)
 def test_zero_rows(norm):
     """r = 1/eps and h = relu(bias), exactly; no part in dW, exactly; its part in db."""
@@ -749,7 +875,7 @@ def test_zero_rows(norm):
     assert float(gradient["dbias"].abs().max()) > 0
 
 
-@every_isa
+@every_backend
 def test_all_rows_zero_moves_no_weight():
     a = cases.step_arguments(6, 14, 11, optimiser="ema", fresh=True, eps=1e-8)
     a["x"] = torch.zeros_like(a["x"])
@@ -760,7 +886,7 @@ def test_all_rows_zero_moves_no_weight():
     assert not torch.equal(got["bias"], a["bias"])
 
 
-@every_isa
+@every_backend
 @pytest.mark.parametrize("norm", ref.NORMS)
 @pytest.mark.parametrize("magnitude", [1e15, 1e-15, 1e30, 1e-30])
 def test_huge_and_tiny_values(magnitude, norm):
@@ -781,7 +907,7 @@ def test_huge_and_tiny_values(magnitude, norm):
         assert torch.equal(got["h"], a["bias"].relu().expand(7, -1))
 
 
-@every_isa
+@every_backend
 @pytest.mark.parametrize("norm", ref.NORMS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_bad_row_stays_alone(norm, value):
@@ -802,7 +928,7 @@ def test_a_bad_row_stays_alone(norm, value):
         assert float(got["goodness"][17]) == float("inf")
 
 
-@every_isa
+@every_backend
 def test_a_bad_image_stays_alone_in_shared_variants_and_prediction():
     a = shared_arguments((12, 29, 21, 5, 3))
     p = cases.predict_arguments(12, [29, 21, 9], 5)
@@ -826,7 +952,7 @@ def test_a_bad_image_stays_alone_in_shared_variants_and_prediction():
     assert bool(after[:, 7].isnan().all())
 
 
-@every_isa
+@every_backend
 @pytest.mark.parametrize("variants", [0, 2])
 def test_rows_with_sign_0_change_nothing(variants):
     """However large they are: the step is that of the other rows with the same weights."""
@@ -842,6 +968,7 @@ def test_rows_with_sign_0_change_nothing(variants):
         assert torch.equal(before[name], after[name]), name
 
 
+@every_device
 def test_one_class():
     a = shared_arguments((9, 14, 11, 1, 2))
     check_parity(cases.step, cases.step_reference, a)
@@ -866,6 +993,7 @@ def to_fake(mode: FakeTensorMode, value: Any) -> Any:
     return value
 
 
+@every_device
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", TENSOR_OPS)
 def test_fake(name, dtype):
@@ -879,6 +1007,7 @@ def test_fake(name, dtype):
         assert (a.shape, a.dtype, a.stride(), a.device) == (b.shape, b.dtype, b.stride(), b.device)
 
 
+@every_device
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", TENSOR_OPS)
 def test_opcheck(name, dtype):
@@ -886,6 +1015,7 @@ def test_opcheck(name, dtype):
     torch.library.opcheck(getattr(torch.ops.ffkern, name).default, sample(name, dtype))
 
 
+@every_device
 @pytest.mark.parametrize("name", ["layer_forward", "local_loss"])
 def test_opcheck_with_gradients(name):
     torch.use_deterministic_algorithms(False)
@@ -895,6 +1025,7 @@ def test_opcheck_with_gradients(name):
     torch.library.opcheck(getattr(torch.ops.ffkern, name).default, tuple(arguments))
 
 
+@every_device
 @pytest.mark.parametrize("name", cases.WRITING_OPS)
 def test_in_place_operations_bump_versions(name):
     """Of everything they write and of nothing else: backward() on old values has to raise."""
@@ -920,7 +1051,7 @@ def deterministic_calls() -> list[tuple[str, Any, dict[str, Any]]]:
     ]
 
 
-@every_isa
+@every_backend
 def test_repeats_are_bit_identical():
     for _, call, arguments in deterministic_calls():
         first = call(**arguments)

@@ -15,6 +15,7 @@ import pytest
 import setuptools
 
 ROOT = Path(__file__).resolve().parents[1]
+CUDA_WHEEL_BYTES = 7_400_000  # 5.7 MB with all architectures of CMakeLists.txt, and a third more
 
 ONE_OP = """
 import sys, torch, ffkern
@@ -23,6 +24,42 @@ labels = torch.tensor([0, 1, 2])
 wrong = torch.ops.ffkern.wrong_labels(labels, 3, torch.tensor([0.0, 0.6, 0.99]))
 assert wrong.tolist() == [1, 0, 1], wrong
 assert torch._C._dispatch_has_kernel_for_dispatch_key("ffkern::wrong_labels", "CPU")
+"""
+
+# A CPU build of torch has no CUDA tensors: its dispatcher is told to use the CUDA kernel nevertheless.
+CUDA_OPS = """
+import torch
+from ffkern import ops
+
+has = torch._C._dispatch_has_kernel_for_dispatch_key
+cpu, cuda = ({n for n in ops.SCHEMAS if has("ffkern::" + n, key)} for key in ("CPU", "CUDA"))
+assert len(cpu) >= 24, cpu
+assert cpu == cuda, cpu ^ cuda
+keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+wrong_labels = torch.ops.ffkern.wrong_labels.default
+try:
+    wrong_labels.redispatch(keys, torch.tensor([0, 1]), 3, torch.zeros(2))
+except RuntimeError as error:
+    print(error)
+"""
+
+# The launch path of the same build, which a CUDA tensor would reach.
+LAUNCH = """
+#include <cstdio>
+#include <exception>
+
+#include "cuda/module.h"
+using namespace ffkern::cuda;
+
+int main() {
+  try {
+    launch(Queue{0, nullptr}, kImageRows, "ffkern_finish", {}, 256, 0, static_cast<const void*>(nullptr));
+  } catch (const std::exception& error) {
+    std::puts(error.what());
+    return 0;
+  }
+  return 1;
+}
 """
 
 
@@ -94,16 +131,89 @@ def test_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     succeed(sys.executable, "-c", ONE_OP, site, cwd=tmp_path, PYTHONPATH=str(site))
 
 
-def test_library_needs_only_the_stable_abi(wheel: Path, tmp_path: Path) -> None:
-    """Whatever torch >= 2.13 is installed must provide every symbol: torch's C shims, no C++."""
-    zipfile.ZipFile(wheel).extract("ffkern/_C.so", tmp_path)
-    library = tmp_path / "ffkern" / "_C.so"
+def linked(wheel: Path, folder: Path) -> tuple[set[str], list[str]]:
+    """Libraries that _C.so needs besides the system's, and symbols that no torch >= 2.13 promises to have: torch's C
+    shims are stable, its C++ is not."""
+    zipfile.ZipFile(wheel).extract("ffkern/_C.so", folder)
+    library = folder / "ffkern" / "_C.so"
     undefined = succeed("nm", "-D", "-C", "--undefined-only", library).splitlines()
     bad = [s for s in undefined if re.search(r"\b(at|c10|torch)::|\b(Py|cu|cuda)[A-Z]", s)]
-    assert not bad
     needed = set(re.findall(r"NEEDED.*\[(.*)\]", succeed("readelf", "-d", library)))
     system = {"libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6", "ld-linux-x86-64.so.2"}
-    assert needed - system == {"libtorch_cpu.so"}
+    return needed - system, bad
+
+
+def test_library_needs_only_the_stable_abi(wheel: Path, tmp_path: Path) -> None:
+    """Whatever torch >= 2.13 is installed must provide every symbol."""
+    needed, undefined = linked(wheel, tmp_path)
+    assert not undefined
+    assert needed == {"libtorch_cpu.so"}
+
+
+@pytest.fixture(scope="session")
+def cuda_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built in the source tree, where the kernels have been compiled for the tests already: from nothing they take
+    minutes. test_wheel_holds_the_package_and_nothing_else builds from the sdist."""
+    out, temp = tmp_path_factory.mktemp("cuda_wheel"), tmp_path_factory.mktemp("cuda_build")
+    # As the tree is configured, so that nothing is compiled again.
+    known = ROOT / "build" / "cmake-cuda" / "configured.txt"
+    werror = "1" if known.exists() and "-DFFKERN_WERROR=ON" in known.read_text() else "0"
+    succeed(
+        *(sys.executable, "setup.py", "-q", "egg_info", "--egg-base", temp, "build", "--build-base", temp),
+        *("bdist_wheel", "--bdist-dir", temp / "bdist", "--dist-dir", out),
+        FFKERN_CUDA="1",
+        FFKERN_WERROR=werror,
+    )
+    (path,) = out.glob("ffkern-*.whl")
+    return path
+
+
+def test_cuda_wheel_is_small(cuda_wheel: Path) -> None:
+    assert re.fullmatch(r"ffkern-[^-]+-py3-none-linux_\w+\.whl", cuda_wheel.name)
+    assert cuda_wheel.stat().st_size <= CUDA_WHEEL_BYTES
+
+
+def test_cuda_wheel_needs_no_cuda_library(cuda_wheel: Path, tmp_path: Path) -> None:
+    """The driver is looked for when a kernel is launched, so that the package imports everywhere."""
+    needed, undefined = linked(cuda_wheel, tmp_path)
+    assert not undefined
+    assert needed == {"libtorch_cpu.so"}
+
+
+def test_cuda_wheel_has_a_kernel_for_every_operation(cuda_wheel: Path, tmp_path: Path) -> None:
+    """Also with a CPU build of torch, which this one may be: kernels are registered whether or not anybody can bring
+    tensors for them."""
+    site = tmp_path / "site"
+    flags = ["-q", "--no-deps", "--no-index", "--target", site]
+    succeed(sys.executable, "-m", "pip", "install", *flags, cuda_wheel)
+    succeed(sys.executable, "-c", ONE_OP, site, cwd=tmp_path, PYTHONPATH=str(site))
+    said = succeed(sys.executable, "-c", CUDA_OPS, cwd=tmp_path, PYTHONPATH=str(site))
+    assert said.strip().splitlines()[-1].startswith("ffkern::wrong_labels: labels is on "), said
+    assert "expected CUDA" in said
+
+
+@pytest.mark.parametrize(
+    ("driver", "sentence"),
+    [
+        (
+            "/nonexistent/libcuda.so",
+            r"ffkern: cannot load the CUDA driver '/nonexistent/libcuda.so' \(.*\): "
+            r"install the NVIDIA driver, or set FFKERN_CUDA_DRIVER to its library\.",
+        ),
+        (
+            "libm.so.6",
+            r"ffkern: the CUDA driver 'libm.so.6' is too old, it lacks cuInit, .*: install a newer NVIDIA driver\.",
+        ),
+    ],
+)
+def test_a_launch_without_a_driver_says_what_is_missing(
+    driver: str, sentence: str, cuda_wheel: Path, tmp_path: Path
+) -> None:
+    source, program = tmp_path / "launch.cpp", tmp_path / "launch"
+    source.write_text(LAUNCH)
+    library = ROOT / "build" / "cmake-cuda" / "libffkern_cuda.a"  # what the wheel's library is linked from
+    succeed("c++", "-std=c++20", f"-I{ROOT}/csrc", source, library, "-ldl", "-o", program)
+    assert re.fullmatch(sentence, succeed(program, FFKERN_CUDA_DRIVER=driver).strip())
 
 
 def failed_build(tmp_path: Path, *python: str, **env: str) -> str:

@@ -681,6 +681,129 @@ def test_hard_labels_at_the_edges(dtype):
         assert draw([math.inf] * 3, y, u) == (y + 1) % 3
 
 
+# ----------------------------------------------------------------------------- hybrid images
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ([0] * 4, [0] * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+    ids=["zeros", "ones", "pi"],
+)
+def test_philox_known_answers(counter, key, expected):
+    """The vectors of the Random123 distribution (kat_vectors, philox4x32 with 10 rounds)."""
+    words = ref._philox([torch.tensor(c) for c in counter], [torch.tensor(k) for k in key])
+    assert " ".join(f"{int(w):08x}" for w in words) == expected
+
+
+def test_hybrid_bits_are_numbered_as_said():
+    seed, drawn, height, width = -(2**40) + 5, 2**32 - 2, 15, 20
+    x = torch.ones(4, height * width)
+    images, mask, _ = ref.hybrid_images(x, 0 * x, torch.tensor([seed, drawn]), height, width, 0)
+    assert torch.equal(images, mask.float())
+    key = [torch.tensor(seed % 2**64 % 2**32), torch.tensor(seed % 2**64 // 2**32)]
+    for i in range(4):
+        for p in range(height * width):
+            number = drawn + i
+            counter = [torch.tensor(c) for c in (number % 2**32, number // 2**32, p // 128, 0)]
+            if p % 128 == 0:
+                words = [int(w) for w in ref._philox(counter, key)]
+            assert int(mask[i, p]) == words[p % 128 // 32] >> p % 32 & 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (9, 2), (17, 12)])
+@pytest.mark.parametrize("blurs", [1, 2, 6, 20])
+def test_hybrid_blur_is_a_convolution(height, width, blurs):
+    """All blurs at once in float64: the filter with itself, over an image continued far enough by its border.
+
+    Blurs that each continue the border anew are the same as one blur of the mirrored image, the
+    border pixel doubled: that is what continues it here.
+    """
+    generator = torch.tensor([11, 3])
+    bits = ref._random_bits(generator, 3, height * width).reshape(3, height, width)
+    x = torch.ones(3, height * width)
+    mask = ref.hybrid_images(x, 0 * x, generator, height, width, blurs)[1].reshape(3, height, width)
+    kernel = np.array([1.0])
+    for _ in range(blurs):
+        kernel = np.convolve(kernel, [0.25, 0.5, 0.25])
+    assert kernel.sum() == 1
+    for image, found in zip(bits.numpy().astype(float), mask.numpy(), strict=True):
+        wide = np.pad(image, blurs, mode="symmetric")
+        rows = np.array([np.convolve(row, kernel, "valid") for row in wide])
+        value = np.array([np.convolve(column, kernel, "valid") for column in rows.T]).T
+        assert value.shape == (height, width)
+        if blurs <= 2:  # few enough digits for float32 to be exact
+            assert (found == (value > 0.5)).all()
+        sure = abs(value - 0.5) > 1e-5
+        assert sure.mean() > 0.9 or blurs <= 2
+        assert (found == (value > 0.5))[sure].all()
+
+
+def test_hybrid_masks_are_blobs_of_either_kind():
+    def masks(blurs, seed=5):
+        x = torch.ones(400, 784)
+        return ref.hybrid_images(x, 0 * x, torch.tensor([seed, 0]), 28, 28, blurs)[1].double().reshape(400, 28, 28)
+
+    bits = masks(0)
+    assert abs(float(bits.mean()) - 0.5) < 5 * 0.5 / bits.numel() ** 0.5
+    # independent: neighbours agree half of the time, and so do the same pixels of two images or seeds
+    for a, b in (
+        (bits[:, :, 1:], bits[:, :, :-1]),
+        (bits[:, 1:], bits[:, :-1]),
+        (bits[1:], bits[:-1]),
+        (bits, masks(0, seed=6)),
+    ):
+        assert abs(float((a == b).double().mean()) - 0.5) < 5 * 0.5 / a.numel() ** 0.5
+    agreement = [float((m[:, :, 1:] == m[:, :, :-1]).double().mean()) for m in map(masks, (0, 1, 6, 20))]
+    assert agreement == sorted(agreement)
+    assert agreement[2] > 0.85
+    share = masks(6).mean((1, 2))
+    assert abs(float(share.mean()) - 0.5) < 5 * float(share.std()) / 20
+    border = masks(20)[:, [0, 0, -1, -1], [0, -1, 0, -1]]  # the corners: continued, not filled with 0
+    assert abs(float(border.mean()) - 0.5) < 5 * 0.5 / border.numel() ** 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16])
+def test_hybrid_images_choose_one_of_two(dtype):
+    x, other = randn(6, 3 * 20, seed=1, dtype=dtype), randn(6, 3 * 20, seed=2, dtype=dtype)
+    images, mask, generator = ref.hybrid_images(x, other, torch.tensor([9, 5]), 4, 5, 2)
+    assert images.dtype == dtype
+    assert mask.shape == (6, 20)
+    assert generator.tolist() == [9, 11]
+    for c in range(3):  # the same mask for every channel
+        found, a, b = (t.reshape(6, 3, 20)[:, c] for t in (images, x, other))
+        assert torch.equal(found[mask], a[mask])
+        assert torch.equal(found[~mask], b[~mask])
+    swapped = ref.hybrid_images(other, x, torch.tensor([9, 5]), 4, 5, 2)[0]
+    assert torch.equal(images + swapped, x + other)
+    x[~mask.repeat(1, 3)] = math.nan
+    assert torch.equal(ref.hybrid_images(x, other, torch.tensor([9, 5]), 4, 5, 2)[0], images)
+    first, second = (ref.hybrid_images(x[:3], x[:3], torch.tensor([9, n]), 4, 5, 2)[1] for n in (5, 8))
+    assert torch.equal(torch.cat([first, second]), mask)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "blurs", "message"),
+    [
+        (4, 4, 1, "height is 4 and width 4; their product must divide the 60 inputs"),
+        (0, 5, 1, "height is 0 and width 5"),
+        (-4, -5, 1, "height is -4 and width -5"),
+        (4, 5, -1, "blurs is -1; it must be at least 0"),
+    ],
+)
+def test_hybrid_images_refuse(height, width, blurs, message):
+    x = torch.ones(2, 60)
+    with pytest.raises(ValueError, match=message):
+        ref.hybrid_images(x, x, torch.tensor([0, 0]), height, width, blurs)
+
+
 # --------------------------------------------------------------------------------------- head
 
 

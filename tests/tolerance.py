@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 UNIT = 2.0**-24  # largest relative error of one rounding to float32
-STORAGE_UNIT = {torch.float32: UNIT, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
+STORAGE_UNIT = {torch.float32: UNIT, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 Results = dict[str, Tensor | None]
@@ -56,15 +56,15 @@ def to_double(value: Any) -> Any:
     return value
 
 
-def nudged(value: Any, skip: Sequence[str] = ()) -> Any:
+def nudged(value: Any, skip: Sequence[str] = (), unit: float = UNIT) -> Any:
     """The arguments in float64, each moved up or down by one rounding, at random."""
     if isinstance(value, Tensor):
         wide = to_double(value)
-        return wide * (1 + UNIT * torch.randn_like(wide).sign()) if value.dtype in FLOATS else wide
+        return wide * (1 + unit * torch.randn_like(wide).sign()) if value.dtype in FLOATS else wide
     if isinstance(value, dict):
-        return {k: to_double(v) if k in skip else nudged(v) for k, v in value.items()}
+        return {k: to_double(v) if k in skip else nudged(v, unit=unit) for k, v in value.items()}
     if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
-        return [nudged(v) for v in value]
+        return [nudged(v, unit=unit) for v in value]
     return value
 
 
@@ -80,6 +80,7 @@ def conditioning(
     exact: Mapping[str, Tensor | None],
     skip: Sequence[str] = (),
     draws: int = 0,
+    unit: float = UNIT,
 ) -> dict[str, float]:
     """Eight times the largest move of each exact result under inputs moved by one rounding.
 
@@ -87,7 +88,7 @@ def conditioning(
     """
     moves = dict.fromkeys(exact, 0.0)
     for _ in range(draws or draws_for(arguments)):
-        moved = reference(**nudged(arguments, skip))
+        moved = reference(**nudged(arguments, skip, unit))
         for name, value in exact.items():
             other = moved[name]
             if value is None or other is None or not value.is_floating_point() or not value.numel():
@@ -108,15 +109,19 @@ def check_parity(
     reference: Callable[..., Mapping[str, Tensor | None]],
     arguments: dict[str, Any],
     draws: int = 0,
+    unit: float = UNIT,
 ) -> Results:
     """operation(**arguments) against the reference, result by result; returns what it gave.
+
+    ``unit`` is the rounding of the operands of a product, where that is coarser than float32's: tensor cores multiply
+    weights, activities and rounded gradients in the 16-bit dtype of x, or in tf32.
 
     Integers have to be equal, floats obey assert_not_worse with eager = the reference on the same
     arguments in their own dtype.
     """
     exact = reference(**to_double(arguments))
     eager = reference(**arguments)
-    floors = conditioning(reference, arguments, exact, FIXED, draws)
+    floors = conditioning(reference, arguments, exact, FIXED, draws, unit)
     got = dict(operation(**arguments))
     assert got.keys() == exact.keys()
     for name, want in exact.items():

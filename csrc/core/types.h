@@ -25,6 +25,11 @@ enum class Goodness : int {
 
 enum class Optimiser : int { kSgd = 0, kEma = 1, kAdam = 2, kAdamW = 3 };
 
+/// How the elements of a matrix are stored; they are computed with in float32.
+enum class Storage : int { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
+
+constexpr int storage_bytes(Storage storage) { return storage == Storage::kFloat32 ? 4 : 2; }
+
 /// Result of the local loss, added up in float64 so that batches can be added too.
 enum Stat : int {
   kStatLoss = 0,         // sum of w_i softplus(-l_i)

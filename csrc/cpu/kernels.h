@@ -120,6 +120,24 @@ void hard_labels(int64_t rows, int64_t classes, const float* logits, const int64
 /// out [C - 1, rows]: row k holds (y + 1 + k) mod C.
 void all_wrong_labels(int64_t rows, int64_t classes, const int64_t* labels, int64_t* out);
 
+// ---- hybrid images
+
+/// Two stacks of images to mix. Values are chosen, not computed with, so any dtype of 2 or 4 bytes will do.
+struct Hybrid {
+  const void* x = nullptr;      // [N, channels * height * width]
+  const void* other = nullptr;  // the same
+  int64_t ldx = 0, ld_other = 0;
+  int64_t element_bytes = 4;
+  int64_t images = 0, channels = 1, height = 0, width = 0;
+  int64_t blurs = 0;
+  uint64_t seed = 0;
+  uint64_t drawn = 0;  // number of the first image since the seed was set; the mask is a function of seed and number
+};
+/// out [N, channels * height * width] (dtype of x) = x where mask [N, height * width] is true, else other.
+/// scratch: hybrid_floats().
+void hybrid_images(const Provider&, const Hybrid&, void* out, bool* mask, float* scratch);
+int64_t hybrid_floats(const Provider&, const Hybrid&);
+
 // ---- softmax head on normalised activities
 
 struct HeadInput {

@@ -7,5 +7,11 @@
 ffkern_image_\name:
         .incbin "\name\().fatbin"
 .endm
-        image layer_forward
+        image bf16
+        image f16
+        image tf32
+        image f32
+        image rows
+        image labels
+        image head
         .section .note.GNU-stack, "", @progbits

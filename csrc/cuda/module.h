@@ -1,5 +1,7 @@
 // Kernels by name, loaded into the context that they run in.
 #pragma once
+#include <cstdint>
+
 #include "driver.h"
 
 namespace ffkern::cuda {
@@ -11,7 +13,14 @@ struct Image {
   const void* data;
 };
 
-extern const Image kLayerForwardImage;
+extern const Image kImageBf16, kImageF16, kImageTf32, kImageF32;  // products of a layer, by their arithmetic
+extern const Image kImageRows, kImageLabels, kImageHead;
+
+/// Where work goes: a device and one of its streams.
+struct Queue {
+  Device device;
+  Stream stream;
+};
 
 struct DeviceFacts {
   int capability = 0;  // 80 for 8.0
@@ -19,26 +28,26 @@ struct DeviceFacts {
   int shared_bytes = 0;  // that a block may ask for
 };
 
-/// Facts about the device of the current context; asked for once.
-DeviceFacts device_facts(const ContextGuard& context);
-
-/// The kernel `name` (a string literal) of `image`, ready for `shared_bytes` of dynamic shared
-/// memory. The first call in a context loads the image, which must not happen while a stream is
-/// being captured: call once before capturing a graph.
-Function kernel(const ContextGuard& context, const Image& image, const char* name, int shared_bytes = 0);
+/// Facts about the device; asked for once a context.
+DeviceFacts device_facts(Device device);
 
 struct Dim {
-  unsigned x = 1, y = 1, z = 1;
+  int64_t x = 1, y = 1, z = 1;
 };
 
-/// Launches `function` with one argument: a parameter structure passed by value.
+/// Launches `kernel` (a string literal) of `image` with one argument, a parameter structure that `params` points to.
+/// The first launch in a context loads the image, which must not happen while a stream is being captured: launch once
+/// before capturing a graph. Throws std::invalid_argument if the grid is larger than devices allow.
+void launch(const Queue& queue, const Image& image, const char* kernel, Dim grid, int threads, int shared_bytes,
+            const void* params);
+
 template <class Params>
-void launch(const char* name, Function function, Dim grid, unsigned threads, int shared_bytes, Stream stream,
-            Params params) {
-  void* arguments[] = {&params};
-  check(driver().launch_kernel(function, grid.x, grid.y, grid.z, threads, 1, 1, static_cast<unsigned>(shared_bytes),
-                               stream, arguments, nullptr),
-        "cuLaunchKernel", name);
+void launch(const Queue& queue, const Image& image, const char* kernel, Dim grid, int threads, int shared_bytes,
+            const Params& params) {
+  launch(queue, image, kernel, grid, threads, shared_bytes, static_cast<const void*>(&params));
 }
+
+/// ceil(size / part).
+constexpr int64_t parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
 
 }  // namespace ffkern::cuda

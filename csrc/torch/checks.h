@@ -120,4 +120,27 @@ inline Optimiser parse_optimiser(const char* op, const std::string& text) {
   refuse(op, "optimiser is '", text, "'; expected 'sgd', 'ema', 'adam' or 'adamw'");
 }
 
+/// Optimiser and its hyperparameters: beta1 (or momentum), beta2, eps, weight_decay, row_tolerance.
+inline OptimiserParams parse_hyper(const char* op, const std::string& optimiser, const std::vector<double>& hyper) {
+  OptimiserParams params;
+  params.kind = parse_optimiser(op, optimiser);
+  if (hyper.size() != 5) {
+    refuse(op, "hyper has ", hyper.size(),
+           " numbers; expected 5: beta1 (or momentum), beta2, eps, weight_decay, row_tolerance");
+  }
+  params.beta1 = hyper[0];
+  params.beta2 = hyper[1];
+  params.eps = hyper[2];
+  params.weight_decay = hyper[3];
+  params.row_tolerance = hyper[4];
+  if (!(params.row_tolerance >= 0 && params.row_tolerance < 1)) {
+    refuse(op, "hyper[4] (row_tolerance) is ", params.row_tolerance, "; expected a number in [0, 1)");
+  }
+  if (params.row_tolerance > 0 && state_slots(params.kind) == 2) {
+    refuse(op, "hyper[4] (row_tolerance) is ", params.row_tolerance, "; expected 0 with ", optimiser,
+           ", which rescales small gradients");
+  }
+  return params;
+}
+
 }  // namespace ffkern::binding

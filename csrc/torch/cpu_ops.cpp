@@ -96,6 +96,19 @@ void check_storage(const char* op, const char* name, const Tensor& t) {
   }
 }
 
+void check_matrix(const char* op, const char* name, const Tensor& t) {
+  check_storage(op, name, t);
+  if (t.dim() != 2) refuse(op, name, " has shape ", shape_text(t), "; expected a matrix [rows, columns]");
+}
+
+/// Row pitch of a matrix whose rows are contiguous; any other becomes a contiguous copy first.
+int64_t contiguous_rows(Tensor& hold) {
+  const int64_t rows = hold.size(0), cols = hold.size(1);
+  const bool in_place = (hold.stride(1) == 1 || cols == 1) && (rows <= 1 || hold.stride(0) >= cols);
+  if (!in_place) hold = torch::stable::contiguous(hold);
+  return rows <= 1 || !in_place ? (cols > 0 ? cols : 1) : hold.stride(0);
+}
+
 /// A readable float32 matrix: the tensor itself when its rows are contiguous, else a copy held here.
 struct Matrix {
   Tensor hold;
@@ -103,14 +116,11 @@ struct Matrix {
   int64_t rows, cols, pitch;
 
   Matrix(const char* op, const char* name, const Tensor& t) : hold(t) {
-    check_storage(op, name, t);
-    if (t.dim() != 2) refuse(op, name, " has shape ", shape_text(t), "; expected a matrix [rows, columns]");
+    check_matrix(op, name, t);
     rows = t.size(0);
     cols = t.size(1);
     hold = as_float(t);
-    const bool in_place = (hold.stride(1) == 1 || cols == 1) && (rows <= 1 || hold.stride(0) >= cols);
-    if (!in_place) hold = torch::stable::contiguous(hold);
-    pitch = rows <= 1 || !in_place ? (cols > 0 ? cols : 1) : hold.stride(0);
+    pitch = contiguous_rows(hold);
     data = hold.const_data_ptr<float>();
   }
 
@@ -282,27 +292,14 @@ struct Update {
   OptimiserParams params;
   cpu::Trained trained;
   int64_t* step;
+  Tensor weight;
+  MaybeTensor low;
 
-  Update(const char* op, int64_t units, int64_t inputs, const Tensor& weight, const MaybeTensor& bias,
+  Update(const char* op, int64_t units, int64_t inputs, const Tensor& weight_, const MaybeTensor& bias,
          const Tensor& weight_state, const Tensor& bias_state, const Tensor& step_, const Tensor& lr,
-         const std::string& optimiser, const std::vector<double>& hyper) {
-    params.kind = parse_optimiser(op, optimiser);
-    if (hyper.size() != 5) {
-      refuse(op, "hyper has ", hyper.size(),
-             " numbers; expected 5: beta1 (or momentum), beta2, eps, weight_decay, row_tolerance");
-    }
-    params.beta1 = hyper[0];
-    params.beta2 = hyper[1];
-    params.eps = hyper[2];
-    params.weight_decay = hyper[3];
-    params.row_tolerance = hyper[4];
-    if (!(params.row_tolerance >= 0 && params.row_tolerance < 1)) {
-      refuse(op, "hyper[4] (row_tolerance) is ", params.row_tolerance, "; expected a number in [0, 1)");
-    }
-    if (params.row_tolerance > 0 && state_slots(params.kind) == 2) {
-      refuse(op, "hyper[4] (row_tolerance) is ", params.row_tolerance, "; expected 0 with ", optimiser,
-             ", which rescales small gradients");
-    }
+         const MaybeTensor& weight_low, const std::string& optimiser, const std::vector<double>& hyper)
+      : weight(weight_), low(weight_low) {
+    params = parse_hyper(op, optimiser, hyper);
     params.lr = *scalar<double>(op, "lr", lr, ScalarType::Double);
     step = scalar<int64_t>(op, "step", step_, ScalarType::Long);
     const int64_t slots = state_slots(params.kind);
@@ -310,12 +307,21 @@ struct Update {
     trained.bias = writable(op, "bias", bias, {units});
     trained.weight_state = writable(op, "weight_state", weight_state, {slots, units, inputs});
     if (bias.has_value()) trained.bias_state = writable(op, "bias_state", bias_state, {slots, units});
+    if (low.has_value()) {
+      check_storage(op, "weight_low", *low);
+      check_shape(op, "weight_low", *low, {units, inputs});
+    }
   }
 
   /// Counts this update; called when every other argument has been accepted, so a refused call changes nothing.
   const OptimiserParams& begin() {
     params.step = ++*step;
     return params;
+  }
+
+  /// Brings the copy in low precision up to date; the products here read the float32 weights.
+  void end() {
+    if (low.has_value()) torch::stable::copy_(*low, weight);
   }
 };
 
@@ -526,36 +532,37 @@ void update(const char* op, const LayerInputs& in, const Tensor& h, const Tensor
   float* memory = workspace_of(op, workspace, cpu::update_floats(provider, in.layer));
   cpu::update(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data, change.begin(),
               change.trained, memory);
+  change.end();
 }
 
 void layer_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef, const MaybeTensor& sign,
                    const MaybeTensor& peer, const Tensor& weight, const MaybeTensor& bias, const Tensor& weight_state,
-                   const Tensor& bias_state, const Tensor& step, const Tensor& lr, const Tensor& workspace,
-                   std::string goodness, std::string optimiser, std::vector<double> hyper) {
+                   const Tensor& bias_state, const Tensor& step, const Tensor& lr, const MaybeTensor& weight_low,
+                   const Tensor& workspace, std::string goodness, std::string optimiser, std::vector<double> hyper) {
   const char* op = "layer_update_";
   const LayerInputs in(op, x, weight, bias, std::nullopt, {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
-  update(
-      op, in, h, scale, coef, sign, peer, workspace,
-      Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, optimiser, hyper));
+  update(op, in, h, scale, coef, sign, peer, workspace,
+         Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, weight_low,
+                optimiser, hyper));
 }
 
 void shared_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef, const Tensor& labels,
                     const Tensor& overlay, int64_t classes, const MaybeTensor& sign, const MaybeTensor& peer,
                     const Tensor& weight, const MaybeTensor& bias, const Tensor& weight_state, const Tensor& bias_state,
-                    const Tensor& step, const Tensor& lr, const Tensor& workspace, std::string goodness,
-                    std::string optimiser, std::vector<double> hyper) {
+                    const Tensor& step, const Tensor& lr, const MaybeTensor& weight_low, const Tensor& workspace,
+                    std::string goodness, std::string optimiser, std::vector<double> hyper) {
   const char* op = "shared_update_";
   LayerInputs in(op, x, weight, bias, std::nullopt, {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
   in.set_labels(op, labels, overlay, classes);
-  update(
-      op, in, h, scale, coef, sign, peer, workspace,
-      Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, optimiser, hyper));
+  update(op, in, h, scale, coef, sign, peer, workspace,
+         Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, weight_low,
+                optimiser, hyper));
 }
 
 /// The part of layer_step_ and shared_step_ that is the same.
 struct StepArguments {
   const Tensor &weight, &weight_state, &bias_state, &step, &lr, &sign, &workspace, &stats;
-  const MaybeTensor &bias, &row_weight, &peer_mean, &h, &h_norm;
+  const MaybeTensor &bias, &weight_low, &row_weight, &peer_mean, &h, &h_norm;
   double threshold, temperature, peer_strength, peer_momentum;
   const std::string& optimiser;
   const std::vector<double>& hyper;
@@ -577,39 +584,42 @@ void run_step(const char* op, const LayerInputs& in, const StepArguments& a) {
   step.keep_h_norm = writable(op, "h_norm", a.h_norm, {layer.rows()});
   step.stats = writable_stats(op, a.stats, kStatCount);
   Update change(op, layer.units, layer.inputs, a.weight, a.bias, a.weight_state, a.bias_state, a.step, a.lr,
-                a.optimiser, a.hyper);
+                a.weight_low, a.optimiser, a.hyper);
   step.trained = change.trained;
   const cpu::Provider provider = torch_provider();
   float* memory = workspace_of(op, a.workspace, cpu::step_floats(provider, layer, step.peer_mean != nullptr));
   step.optimiser = change.begin();
   cpu::step(provider, step, memory);
+  change.end();
 }
 
 void layer_step_(const Tensor& x, const MaybeTensor& x_norm, const Tensor& weight, const MaybeTensor& bias,
                  const Tensor& weight_state, const Tensor& bias_state, const Tensor& step, const Tensor& lr,
-                 const Tensor& sign, const MaybeTensor& row_weight, const MaybeTensor& peer_mean,
-                 const Tensor& workspace, const Tensor& stats, const MaybeTensor& h, const MaybeTensor& h_norm,
-                 std::string norm, double eps, std::string goodness, double threshold, double temperature,
-                 double peer_strength, double peer_momentum, std::string optimiser, std::vector<double> hyper) {
+                 const MaybeTensor& weight_low, const Tensor& sign, const MaybeTensor& row_weight,
+                 const MaybeTensor& peer_mean, const Tensor& workspace, const Tensor& stats, const MaybeTensor& h,
+                 const MaybeTensor& h_norm, std::string norm, double eps, std::string goodness, double threshold,
+                 double temperature, double peer_strength, double peer_momentum, std::string optimiser,
+                 std::vector<double> hyper) {
   const char* op = "layer_step_";
   const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
-  run_step(op, in,
-           {weight, weight_state, bias_state, step, lr, sign, workspace, stats, bias, row_weight, peer_mean, h, h_norm,
-            threshold, temperature, peer_strength, peer_momentum, optimiser, hyper});
+  run_step(op, in, {weight,    weight_state, bias_state,    step,          lr,        sign, workspace,
+                    stats,     bias,         weight_low,    row_weight,    peer_mean, h,    h_norm,
+                    threshold, temperature,  peer_strength, peer_momentum, optimiser, hyper});
 }
 
 void shared_step_(const Tensor& x, const Tensor& labels, const Tensor& overlay, int64_t classes, const Tensor& weight,
                   const MaybeTensor& bias, const Tensor& weight_state, const Tensor& bias_state, const Tensor& step,
-                  const Tensor& lr, const Tensor& sign, const MaybeTensor& row_weight, const MaybeTensor& peer_mean,
-                  const Tensor& workspace, const Tensor& stats, const MaybeTensor& h, const MaybeTensor& h_norm,
-                  std::string norm, double eps, std::string goodness, double threshold, double temperature,
-                  double peer_strength, double peer_momentum, std::string optimiser, std::vector<double> hyper) {
+                  const Tensor& lr, const MaybeTensor& weight_low, const Tensor& sign, const MaybeTensor& row_weight,
+                  const MaybeTensor& peer_mean, const Tensor& workspace, const Tensor& stats, const MaybeTensor& h,
+                  const MaybeTensor& h_norm, std::string norm, double eps, std::string goodness, double threshold,
+                  double temperature, double peer_strength, double peer_momentum, std::string optimiser,
+                  std::vector<double> hyper) {
   const char* op = "shared_step_";
   LayerInputs in(op, x, weight, bias, std::nullopt, parse_kind(op, norm, eps, goodness));
   in.set_labels(op, labels, overlay, classes);
-  run_step(op, in,
-           {weight, weight_state, bias_state, step, lr, sign, workspace, stats, bias, row_weight, peer_mean, h, h_norm,
-            threshold, temperature, peer_strength, peer_momentum, optimiser, hyper});
+  run_step(op, in, {weight,    weight_state, bias_state,    step,          lr,        sign, workspace,
+                    stats,     bias,         weight_low,    row_weight,    peer_mean, h,    h_norm,
+                    threshold, temperature,  peer_strength, peer_momentum, optimiser, hyper});
 }
 
 // ---- operations: prediction, labels, head
@@ -718,6 +728,51 @@ Tensor all_wrong_labels(const Tensor& labels, int64_t classes) {
   return out;
 }
 
+std::tuple<Tensor, Tensor> hybrid_images_(const Tensor& x, const Tensor& other, const Tensor& generator, int64_t height,
+                                          int64_t width, int64_t blurs) {
+  const char* op = "hybrid_images_";
+  check_matrix(op, "x", x);
+  check_matrix(op, "other", other);
+  check_dtype(op, "other", other, x.scalar_type());
+  check_shape(op, "other", other, {x.size(0), x.size(1)});
+  const int64_t inputs = x.size(1);
+  // width <= inputs and height <= inputs / width come first: the product cannot overflow then.
+  if (height < 1 || width < 1 || height > inputs / width || inputs % (height * width) != 0) {
+    refuse(op, "height is ", height, " and width ", width, "; expected height * width to divide the ", inputs,
+           " inputs of x (channels * height * width)");
+  }
+  if (blurs < 0) refuse(op, "blurs is ", blurs, "; expected a number >= 0");
+  if (!generator.is_cpu()) refuse(op, "generator is on another device; expected the CPU, as x is");
+  check_dtype(op, "generator", generator, ScalarType::Long);
+  check_shape(op, "generator", generator, {2});
+  if (!generator.is_contiguous()) {
+    refuse(op, "generator is not contiguous; it is updated in place, so pass a contiguous tensor");
+  }
+  int64_t* state = generator.mutable_data_ptr<int64_t>();
+
+  cpu::Hybrid hybrid;
+  Tensor x_rows = x, other_rows = other;
+  hybrid.ldx = contiguous_rows(x_rows);
+  hybrid.ld_other = contiguous_rows(other_rows);
+  hybrid.x = x_rows.const_data_ptr();
+  hybrid.other = other_rows.const_data_ptr();
+  hybrid.element_bytes = static_cast<int64_t>(x.element_size());
+  hybrid.images = x.size(0);
+  hybrid.channels = inputs / (height * width);
+  hybrid.height = height;
+  hybrid.width = width;
+  hybrid.blurs = blurs;
+  hybrid.seed = static_cast<uint64_t>(state[0]);
+  hybrid.drawn = static_cast<uint64_t>(state[1]);
+  Tensor images = torch::stable::new_empty(x, {hybrid.images, inputs});
+  Tensor mask = torch::stable::new_empty(x, {hybrid.images, height * width}, ScalarType::Bool), hold;
+  const cpu::Provider provider = torch_provider();
+  cpu::hybrid_images(provider, hybrid, images.mutable_data_ptr(), static_cast<bool*>(mask.mutable_data_ptr()),
+                     scratch_of(hold, x, cpu::hybrid_floats(provider, hybrid)));
+  state[1] = static_cast<int64_t>(hybrid.drawn + static_cast<uint64_t>(hybrid.images));
+  return {images, mask};
+}
+
 struct HeadInputs {
   std::vector<Matrix> activities;
   std::vector<Vector> norms;
@@ -776,7 +831,8 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
   const HeadInputs in(op, h, h_norm, weight, bias, parse_kind(op, norm, eps, "sum_sq"));
   if (in.head.images < 1) refuse(op, "h has no rows; expected at least one row to learn from");
   const Labels y = row_labels(op, labels, in.head.images, in.head.classes, 0);
-  Update change(op, in.head.classes, in.head.width, weight, bias, weight_state, bias_state, step, lr, optimiser, hyper);
+  Update change(op, in.head.classes, in.head.width, weight, bias, weight_state, bias_state, step, lr, std::nullopt,
+                optimiser, hyper);
   double* sums = writable_stats(op, stats, 3);
   Tensor logits = empty_float(weight, {in.head.images, in.head.classes}), hold;
   float* memory = scratch_of(hold, weight, cpu::head_floats(in.head));
@@ -785,28 +841,27 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
   return logits;
 }
 
-// ---- facts: operations without tensors
+// ---- facts: what a step needs, which path runs
 
-/// Floats that layer_step_ / shared_step_ (and with them layer_update_ / shared_update_) want as workspace.
-int64_t step_workspace(int64_t images, int64_t inputs, int64_t units, int64_t classes, int64_t variants, bool peer) {
-  const cpu::Provider provider = torch_provider();
+cpu::Layer sizes(const char* op, const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
+  if (weight.dim() != 2) refuse(op, "weight has shape ", shape_text(weight), "; expected a matrix [rows, columns]");
   cpu::Layer layer;
   layer.images = images;
-  layer.inputs = inputs;
-  layer.units = units;
+  layer.inputs = weight.size(1);
+  layer.units = weight.size(0);
   layer.classes = classes;
   layer.variants = variants;
-  return cpu::step_floats(provider, layer, peer) + 16;
+  return layer;
 }
 
-int64_t update_workspace(int64_t images, int64_t inputs, int64_t units, int64_t classes, int64_t variants) {
-  cpu::Layer layer;
-  layer.images = images;
-  layer.inputs = inputs;
-  layer.units = units;
-  layer.classes = classes;
-  layer.variants = variants;
-  return cpu::update_floats(torch_provider(), layer) + 16;
+/// Floats that layer_step_ / shared_step_ want as workspace.
+int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer) {
+  return cpu::step_floats(torch_provider(), sizes("step_workspace", weight, images, classes, variants), peer) + 16;
+}
+
+/// The same of layer_update_ / shared_update_.
+int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
+  return cpu::update_floats(torch_provider(), sizes("update_workspace", weight, images, classes, variants)) + 16;
 }
 
 std::string cpu_path() {
@@ -843,13 +898,14 @@ STABLE_TORCH_LIBRARY_IMPL(ffkern, CPU, m) {
   m.impl("wrong_labels", TORCH_BOX(&wrong_labels));
   m.impl("hard_labels", TORCH_BOX(&hard_labels));
   m.impl("all_wrong_labels", TORCH_BOX(&all_wrong_labels));
+  m.impl("hybrid_images_", TORCH_BOX(&hybrid_images_));
   m.impl("head_forward", TORCH_BOX(&head_forward));
   m.impl("head_step_", TORCH_BOX(&head_step_));
+  m.impl("step_workspace", TORCH_BOX(&step_workspace));
+  m.impl("update_workspace", TORCH_BOX(&update_workspace));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ffkern, CompositeExplicitAutograd, m) {
-  m.impl("step_workspace", TORCH_BOX(&step_workspace));
-  m.impl("update_workspace", TORCH_BOX(&update_workspace));
   m.impl("cpu_path", TORCH_BOX(&cpu_path));
   m.impl("reset_cpu_path", TORCH_BOX(&reset_cpu_path));
 }

@@ -1,25 +1,19 @@
-// The operations that have CUDA kernels, as functions on tensors; cuda_register.cpp gives them to
-// the dispatcher.
+// The operations that have CUDA kernels, given to a library of the dispatcher under the names of ffkern/ops.py.
 #pragma once
-#include <torch/csrc/stable/tensor.h>
-
-#include <optional>
-#include <string>
-#include <tuple>
+#include <torch/csrc/stable/library.h>
 
 namespace ffkern::cuda_ops {
 
-using torch::stable::Tensor;
+using Library = torch::stable::detail::StableLibrary;
 
-/// (h, goodness, scale, h_norm) of one layer; x and weight bfloat16, bias and x_norm float32.
-std::tuple<Tensor, Tensor, Tensor, Tensor> layer_forward(const Tensor& x, const Tensor& weight,
-                                                         const std::optional<Tensor>& bias,
-                                                         const std::optional<Tensor>& x_norm, const std::string& norm,
-                                                         double eps, const std::string& goodness);
+void implement_layer(Library&);   // cuda_layer.cpp: forward, variants, loss, gradient, update, step, prediction
+void implement_labels(Library&);  // cuda_labels.cpp: labels in the inputs, wrong labels, hybrid images
+void implement_head(Library&);    // cuda_head.cpp: softmax head
 
-/// The same into the caller's tensors.
-void layer_forward_(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                    const std::optional<Tensor>& x_norm, const Tensor& h, const Tensor& goodness, const Tensor& scale,
-                    const Tensor& h_norm, const std::string& norm, double eps, const std::string& goodness_kind);
+inline void implement(Library& library) {
+  implement_layer(library);
+  implement_labels(library);
+  implement_head(library);
+}
 
 }  // namespace ffkern::cuda_ops

@@ -43,8 +43,8 @@ void LaunchScope::use(const char* name, const Tensor& operand, Access) {
                   ", as the first argument is");
 }
 
-cuda::Device LaunchScope::device() const { return state_->device; }
-
-cuda::Stream LaunchScope::stream() const { return static_cast<cuda::Stream>(state_->stream.nativeHandle()); }
+cuda::Queue LaunchScope::queue() const {
+  return {state_->device, static_cast<cuda::Stream>(state_->stream.nativeHandle())};
+}
 
 }  // namespace ffkern

@@ -6,13 +6,14 @@
 
 #include <memory>
 
-#include "cuda/driver.h"
+#include "cuda/module.h"
 
 namespace ffkern {
 
 enum class Access {
   kRead,
-  kWrite,  // written before it is read, if it is read at all
+  kWrite,   // written before it is read, if it is read at all
+  kUpdate,  // read and written
 };
 
 /// Opened by an operation before it allocates or launches anything; closed when it returns.
@@ -28,8 +29,8 @@ class LaunchScope {
   /// than the anchor's. Every tensor whose memory a kernel touches is declared.
   void use(const char* name, const torch::stable::Tensor& operand, Access access);
 
-  cuda::Device device() const;
-  cuda::Stream stream() const;
+  /// The device and the stream to launch on.
+  cuda::Queue queue() const;
 
  private:
   struct State;

@@ -53,7 +53,7 @@ def library() -> Path:
         "FFKERN_CUDA": "ON",
         "FFKERN_NVCC": toolkit.nvcc(),
         # PTX only: the driver of an emulated device refuses machine code anyway.
-        "FFKERN_CUDA_ARCHS": "compute_80",
+        "FFKERN_CUDA_ARCHS": "compute_75;compute_80",
         "FFKERN_WERROR": "ON",
     }
     configure = [_tool("cmake"), "-S", ROOT, "-B", FOLDER, "-G", "Ninja"]

@@ -1,14 +1,13 @@
-// The CUDA operations for CPU tensors: the shipped launch path (csrc/torch/cuda_ops.cpp, csrc/cuda)
-// with another LaunchScope, which makes the memory of CPU tensors addressable by the software
-// driver while an operation runs. Registered as ffkern_emulated::*, so that nothing of ffkern
-// itself changes.
+// The CUDA operations for CPU tensors: the shipped launch path (csrc/torch/cuda_*.cpp, csrc/cuda) with another
+// LaunchScope, which makes the memory of CPU tensors addressable by the software driver while an operation runs.
+// Registered as ffkern_emulated::*, whose schemas tests/emulated/__init__.py copies from ffkern, so that nothing of
+// ffkern itself changes.
 #include <dlfcn.h>
-#include <torch/csrc/stable/library.h>
 
-#include <string>
+#include <mutex>
 #include <vector>
 
-#include "cuda/driver.h"
+#include "torch/checks.h"
 #include "torch/cuda_ops.h"
 #include "torch/launch_scope.h"
 
@@ -34,72 +33,56 @@ size_t span(const Tensor& tensor) {
   return static_cast<size_t>(last + 1) * tensor.element_size();
 }
 
-/// Adds to a failed driver call what the emulator saw: kernel, PTX line, block and thread.
-template <class Body>
-auto with_details(Body&& body) {
-  try {
-    return body();
-  } catch (const cuda::Error& error) {
-    throw cuda::Error(error.code,
-                      std::string(error.what()) + "\n" + software_driver<const char*()>("ptxsim_last_error")());
-  }
-}
+/// Device and stream that operations launch on, and whether memory stays registered after them, for graphs to come:
+/// set by the tests, from one thread.
+cuda::Queue current = {1, nullptr};  // sm_80
+bool hold = false;
+std::vector<std::pair<void*, Tensor>> held;
+
+void unregister(void* memory) { software_driver<int(void*)>("ptxsim_unregister")(memory); }
 
 }  // namespace
 
 struct LaunchScope::State {
-  std::vector<void*> registered;
+  std::vector<std::pair<void*, Tensor>> registered;
 };
 
 LaunchScope::LaunchScope(const char*, const char*, const Tensor&) : state_(std::make_unique<State>()) {}
 
 LaunchScope::~LaunchScope() {
-  for (void* memory : state_->registered) software_driver<int(void*)>("ptxsim_unregister")(memory);
+  for (auto& [memory, tensor] : state_->registered) {
+    if (hold) {
+      held.emplace_back(memory, tensor);
+    } else {
+      unregister(memory);
+    }
+  }
 }
 
 void LaunchScope::use(const char* name, const Tensor& operand, Access access) {
   const size_t bytes = span(operand);
   if (bytes == 0) return;
   constexpr unsigned kReadOnly = 1, kNeverWritten = 2;
+  // A replay finds what the graph before it has written, so while memory is held nothing counts as unwritten.
+  const unsigned flags = hold || access == Access::kUpdate ? 0 : access == Access::kRead ? kReadOnly : kNeverWritten;
   void* memory = const_cast<void*>(operand.const_data_ptr());
-  cuda::check(software_driver<int(void*, size_t, unsigned, const char*)>("ptxsim_register_named")(
-                  memory, bytes, access == Access::kRead ? kReadOnly : kNeverWritten, name),
-              "ptxsim_register");
-  state_->registered.push_back(memory);
+  cuda::check(
+      software_driver<int(void*, size_t, unsigned, const char*)>("ptxsim_register_named")(memory, bytes, flags, name),
+      "ptxsim_register");
+  state_->registered.emplace_back(memory, operand);
 }
 
-cuda::Device LaunchScope::device() const { return 0; }
-cuda::Stream LaunchScope::stream() const { return nullptr; }
+cuda::Queue LaunchScope::queue() const { return current; }
 
-namespace {
-
-auto layer_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                   const std::optional<Tensor>& x_norm, const std::string& norm, double eps,
-                   const std::string& goodness) {
-  return with_details([&] { return cuda_ops::layer_forward(x, weight, bias, x_norm, norm, eps, goodness); });
-}
-
-void layer_forward_(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                    const std::optional<Tensor>& x_norm, const Tensor& h, const Tensor& goodness, const Tensor& scale,
-                    const Tensor& h_norm, const std::string& norm, double eps, const std::string& kind) {
-  with_details([&] { cuda_ops::layer_forward_(x, weight, bias, x_norm, h, goodness, scale, h_norm, norm, eps, kind); });
-}
-
-}  // namespace
 }  // namespace ffkern
 
-STABLE_TORCH_LIBRARY(ffkern_emulated, m) {
-  m.def(
-      "layer_forward(Tensor x, Tensor weight, Tensor? bias, Tensor? x_norm, str norm, float eps, "
-      "str goodness) -> "
-      "(Tensor h, Tensor goodness, Tensor scale, Tensor h_norm)");
-  m.def(
-      "layer_forward_(Tensor x, Tensor weight, Tensor? bias, Tensor? x_norm, Tensor(a!) h, "
-      "Tensor(b!) goodness, "
-      "Tensor(c!) scale, Tensor(d!) h_norm, str norm, float eps, str goodness_kind) -> ()");
+/// For the tests: where the launches to come go, and whether they hold on to their memory.
+extern "C" __attribute__((visibility("default"))) void ffkern_emulated_select(int device, void* stream, int hold) {
+  ffkern::current = {device, static_cast<ffkern::cuda::Stream>(stream)};
+  ffkern::hold = hold != 0;
+  if (hold) return;
+  for (auto& [memory, tensor] : ffkern::held) ffkern::unregister(memory);
+  ffkern::held.clear();
 }
 
-STABLE_TORCH_LIBRARY_IMPL(ffkern_emulated, CPU, m) {
-  m.impl("layer_forward", TORCH_BOX(&ffkern::layer_forward));
-  m.impl("layer_forward_", TORCH_BOX(&ffkern::layer_forward_));
-}
+STABLE_TORCH_LIBRARY_IMPL(ffkern_emulated, CPU, m) { ffkern::cuda_ops::implement(m); }

@@ -64,8 +64,7 @@ extern "C" __global__ void ints(const int* a, const int* b, long long* o, int n)
   p[15] = max(ux, uy);
   p[16] = ((long long)x << 20) / y;
   p[17] = __funnelshift_l(ux, uy, y & 31);
-  p[18] =
-      __umul64hi((unsigned long long)ux * 0x9E3779B97F4A7C15ull, (unsigned long long)uy << 13 | 5);
+  p[18] = __umul64hi((unsigned long long)ux * 0x9E3779B97F4A7C15ull, (unsigned long long)uy << 13 | 5);
   p[19] = __dp4a(x, y, 7);
 }
 extern "C" __global__ void reduce(const float* x, float* o, int n) {
@@ -173,9 +172,8 @@ extern "C" __global__ void warpops(const int* x, unsigned* o) {
   __match_all_sync(~0u, v & 128, &pr);
   p[11] = pr;
 }
-extern "C" __global__ void halfs(const __half* a, const __half* b, __half* o,
-                                 const __nv_bfloat16* c, const __nv_bfloat16* d, __nv_bfloat16* q,
-                                 int n) {
+extern "C" __global__ void halfs(const __half* a, const __half* b, __half* o, const __nv_bfloat16* c,
+                                 const __nv_bfloat16* d, __nv_bfloat16* q, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;
   const __half2 *A = (const __half2*)a, *B = (const __half2*)b;
@@ -185,8 +183,8 @@ extern "C" __global__ void halfs(const __half* a, const __half* b, __half* o,
   O[i] = __hfma2(A[i], B[i], __hadd2(A[i], __hmul2(B[i], B[i])));
   Q[i] = __hfma2(Cc[i], D[i], __hmax2(__hadd2(Cc[i], D[i]), __hneg2(D[i])));
 }
-extern "C" __global__ void cvts(const float* x, unsigned char* e4, unsigned short* bf,
-                                unsigned short* hf, unsigned* tf, int* iv, signed char* i8, int n) {
+extern "C" __global__ void cvts(const float* x, unsigned char* e4, unsigned short* bf, unsigned short* hf, unsigned* tf,
+                                int* iv, signed char* i8, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;
   float v = x[i];
@@ -208,8 +206,7 @@ extern "C" __global__ void cpasync(const float* x, float* o, int n) {
     unsigned d = (unsigned)__cvta_generic_to_shared(sm + k * 512 + t * 4);
     int i = k * 512 + t * 4;
     int sz = i + 4 <= n ? 16 : i < n ? (n - i) * 4 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(d), "l"(x + (sz ? i : 0)),
-                 "r"(sz));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(d), "l"(x + (sz ? i : 0)), "r"(sz));
     asm volatile("cp.async.commit_group;");
   }
   asm volatile("cp.async.wait_group 1;" ::: "memory");
@@ -219,9 +216,8 @@ extern "C" __global__ void cpasync(const float* x, float* o, int n) {
   __syncthreads();
   o[128 + t] = sm[512 + (127 - t) * 4];
 }
-extern "C" __global__ void mma_bf16(
-    const __nv_bfloat16* A, const __nv_bfloat16* B,
-    float* Cc) {  // A 16x16 row, B 16x8 (stored as n-major 8x16), via ldmatrix
+extern "C" __global__ void mma_bf16(const __nv_bfloat16* A, const __nv_bfloat16* B,
+                                    float* Cc) {  // A 16x16 row, B 16x8 (stored as n-major 8x16), via ldmatrix
   __shared__ __align__(16) __nv_bfloat16 sa[256], sb[128];
   int l = threadIdx.x;
   for (int i = l; i < 256; i += 32) sa[i] = A[i];
@@ -234,9 +230,7 @@ extern "C" __global__ void mma_bf16(
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
                : "r"(pa));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
-               : "=r"(b[0]), "=r"(b[1])
-               : "r"(pb));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(b[0]), "=r"(b[1]) : "r"(pb));
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
@@ -264,9 +258,7 @@ extern "C" __global__ void mma_bf16_trans(
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
                : "r"(pa));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
-               : "=r"(b[0]), "=r"(b[1])
-               : "r"(pb));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(b[0]), "=r"(b[1]) : "r"(pb));
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
@@ -336,6 +328,5 @@ extern "C" __global__ void consts(float* o) {
 }
 extern "C" __global__ void syncor(const int* x, int* o) {
   int t = threadIdx.x;
-  o[t] = __syncthreads_count(x[t] > 5) * 100 + __syncthreads_or(x[t] > 98) * 10 +
-         __syncthreads_and(x[t] >= 0);
+  o[t] = __syncthreads_count(x[t] > 5) * 100 + __syncthreads_or(x[t] > 98) * 10 + __syncthreads_and(x[t] >= 0);
 }

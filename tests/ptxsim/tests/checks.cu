@@ -31,9 +31,7 @@ extern "C" __global__ void bytes_(const unsigned char* x, unsigned char* o, int 
   s[t] = x[t];
   o[t] = s[t + off < 256 && off ? t + off : t];
 }
-extern "C" __global__ void oob(const float* x, float* o, int off) {
-  o[threadIdx.x] = x[threadIdx.x + off];
-}
+extern "C" __global__ void oob(const float* x, float* o, int off) { o[threadIdx.x] = x[threadIdx.x + off]; }
 extern "C" __global__ void oobst(float* o, int off) { o[threadIdx.x + off] = 1; }
 extern "C" __global__ void mis(const float* x, float* o, int off) {
   float4 v = *(const float4*)(x + off);
@@ -60,9 +58,7 @@ extern "C" __global__ void cpw(const float* x, float* o, int wait, int sync) {
   __shared__ __align__(16) float s[128];
   int t = threadIdx.x;
   unsigned d = (unsigned)__cvta_generic_to_shared(s + t * 4);
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;\ncp.async.commit_group;" ::"r"(d),
-               "l"(x + t * 4)
-               : "memory");
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;\ncp.async.commit_group;" ::"r"(d), "l"(x + t * 4) : "memory");
   if (wait)
     asm volatile("cp.async.wait_group 0;" ::: "memory");
   else

@@ -33,9 +33,7 @@ extern "C" __global__ void spin(int* y) {
   while (*(volatile int*)y == 0) {
   }
 }
-extern "C" __global__ void generic(int* y) {
-  asm volatile("st.b32 [%0], 7;" ::"l"(y + threadIdx.x) : "memory");
-}
+extern "C" __global__ void generic(int* y) { asm volatile("st.b32 [%0], 7;" ::"l"(y + threadIdx.x) : "memory"); }
 extern "C" __global__ void hello(int v) { printf("value %d\n", v); }
 extern "C" __global__ void bytes(struct S16* o, short a, char b, double c, float2 d);
 struct S16 {

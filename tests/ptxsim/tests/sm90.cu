@@ -10,8 +10,7 @@ __device__ inline void mb_init(uint64_t* b, int n) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(S32(b)), "r"(n));
 }
 __device__ inline void mb_expect(uint64_t* b, int n) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(S32(b)), "r"(n)
-               : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(S32(b)), "r"(n) : "memory");
 }
 __device__ inline void mb_arrive(uint64_t* b) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(S32(b)) : "memory");
@@ -36,11 +35,10 @@ __device__ inline void tma2(void* d, const CUtensorMap* m, int x, int y, uint64_
 #define D32(c)                                                                                   \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%" \
   "25,%26,%27,%28,%29,%30,%31}"
-#define DO(d)                                                                                   \
-  c(d[0]), c(d[1]), c(d[2]), c(d[3]), c(d[4]), c(d[5]), c(d[6]), c(d[7]), c(d[8]), c(d[9]),     \
-      c(d[10]), c(d[11]), c(d[12]), c(d[13]), c(d[14]), c(d[15]), c(d[16]), c(d[17]), c(d[18]), \
-      c(d[19]), c(d[20]), c(d[21]), c(d[22]), c(d[23]), c(d[24]), c(d[25]), c(d[26]), c(d[27]), \
-      c(d[28]), c(d[29]), c(d[30]), c(d[31])
+#define DO(d)                                                                                                       \
+  c(d[0]), c(d[1]), c(d[2]), c(d[3]), c(d[4]), c(d[5]), c(d[6]), c(d[7]), c(d[8]), c(d[9]), c(d[10]), c(d[11]),     \
+      c(d[12]), c(d[13]), c(d[14]), c(d[15]), c(d[16]), c(d[17]), c(d[18]), c(d[19]), c(d[20]), c(d[21]), c(d[22]), \
+      c(d[23]), c(d[24]), c(d[25]), c(d[26]), c(d[27]), c(d[28]), c(d[29]), c(d[30]), c(d[31])
 #define c(x) "+f"(x)
 template <int TA, int TB>
 __device__ inline void wg64(float* d, uint64_t a, uint64_t b, int sd) {
@@ -91,8 +89,7 @@ __device__ void kmajor(const CUtensorMap& ma, const CUtensorMap& mb, float* o, i
     ph ^= 1;
     WG_FENCE;
     for (int s = 0; s < KT / 16; s++)
-      wg64<0, 0>(d, desc(S32(sa) + s * 32, 16, 8 * SWB, MODE),
-                 desc(S32(sb) + s * 32, 16, 8 * SWB, MODE), k + s > 0);
+      wg64<0, 0>(d, desc(S32(sa) + s * 32, 16, 8 * SWB, MODE), desc(S32(sb) + s * 32, 16, 8 * SWB, MODE), k + s > 0);
     WG_COMMIT;
     if (BUG == 3) d[0] += 1;
     if (BUG != 2) WG_WAIT(0);
@@ -100,33 +97,33 @@ __device__ void kmajor(const CUtensorMap& ma, const CUtensorMap& mb, float* o, i
   }
   put(o, d);
 }
-extern "C" __global__ void k128(const __grid_constant__ CUtensorMap a,
-                                const __grid_constant__ CUtensorMap b, float* o, int K) {
+extern "C" __global__ void k128(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b, float* o,
+                                int K) {
   kmajor<128, 0>(a, b, o, K);
 }
-extern "C" __global__ void k64(const __grid_constant__ CUtensorMap a,
-                               const __grid_constant__ CUtensorMap b, float* o, int K) {
+extern "C" __global__ void k64(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b, float* o,
+                               int K) {
   kmajor<64, 0>(a, b, o, K);
 }
-extern "C" __global__ void k32(const __grid_constant__ CUtensorMap a,
-                               const __grid_constant__ CUtensorMap b, float* o, int K) {
+extern "C" __global__ void k32(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b, float* o,
+                               int K) {
   kmajor<32, 0>(a, b, o, K);
 }
-extern "C" __global__ void kbug1(const __grid_constant__ CUtensorMap a,
-                                 const __grid_constant__ CUtensorMap b, float* o, int K) {
+extern "C" __global__ void kbug1(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b, float* o,
+                                 int K) {
   kmajor<128, 1>(a, b, o, K);
 }
-extern "C" __global__ void kbug2(const __grid_constant__ CUtensorMap a,
-                                 const __grid_constant__ CUtensorMap b, float* o, int K) {
+extern "C" __global__ void kbug2(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b, float* o,
+                                 int K) {
   kmajor<128, 2>(a, b, o, K);
 }
-extern "C" __global__ void kbug3(const __grid_constant__ CUtensorMap a,
-                                 const __grid_constant__ CUtensorMap b, float* o, int K) {
+extern "C" __global__ void kbug3(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b, float* o,
+                                 int K) {
   kmajor<128, 3>(a, b, o, K);
 }
 // MN-major operands: A stored [K][64], B stored [K][64]
-extern "C" __global__ void mnmajor(const __grid_constant__ CUtensorMap ma,
-                                   const __grid_constant__ CUtensorMap mb, float* o) {
+extern "C" __global__ void mnmajor(const __grid_constant__ CUtensorMap ma, const __grid_constant__ CUtensorMap mb,
+                                   float* o) {
   extern __shared__ __align__(1024) unsigned char sm[];
   unsigned char *sa = sm, *sb = sm + 8192;
   __shared__ uint64_t bar;
@@ -141,16 +138,14 @@ extern "C" __global__ void mnmajor(const __grid_constant__ CUtensorMap ma,
   float d[32];
   WG_FENCE;
   for (int s = 0; s < 4; s++)
-    wg64<1, 1>(d, desc(S32(sa) + s * 2048, 8192, 1024, 1), desc(S32(sb) + s * 2048, 8192, 1024, 1),
-               s);
+    wg64<1, 1>(d, desc(S32(sa) + s * 2048, 8192, 1024, 1), desc(S32(sb) + s * 2048, 8192, 1024, 1), s);
   WG_COMMIT;
   WG_WAIT(0);
   put(o, d);
 }
 // no swizzle, operands written by ordinary stores; A also from registers; fence: 0 leaves out
 // fence.proxy.async
-extern "C" __global__ void plain(const __nv_bfloat16* A, const __nv_bfloat16* B, float* o,
-                                 int fence, int areg) {
+extern "C" __global__ void plain(const __nv_bfloat16* A, const __nv_bfloat16* B, float* o, int fence, int areg) {
   __shared__ __align__(128) __nv_bfloat16 sa[64 * 16], sb[64 * 16];
   int t = threadIdx.x;
   for (int i = t; i < 1024; i += 128) {
@@ -178,8 +173,8 @@ extern "C" __global__ void plain(const __nv_bfloat16* A, const __nv_bfloat16* B,
   WG_WAIT(0);
   put(o, d);
 }
-extern "C" __global__ void tf32(const __grid_constant__ CUtensorMap ma,
-                                const __grid_constant__ CUtensorMap mb, float* o) {
+extern "C" __global__ void tf32(const __grid_constant__ CUtensorMap ma, const __grid_constant__ CUtensorMap mb,
+                                float* o) {
   extern __shared__ __align__(1024) unsigned char sm[];
   unsigned char *sa = sm, *sb = sm + 8192;
   __shared__ uint64_t bar;
@@ -193,8 +188,7 @@ extern "C" __global__ void tf32(const __grid_constant__ CUtensorMap ma,
   mb_wait(&bar, 0);
   float d[32];
   WG_FENCE;
-  for (int s = 0; s < 4; s++)
-    wg64tf(d, desc(S32(sa) + s * 32, 16, 1024, 1), desc(S32(sb) + s * 32, 16, 1024, 1), s);
+  for (int s = 0; s < 4; s++) wg64tf(d, desc(S32(sa) + s * 32, 16, 1024, 1), desc(S32(sb) + s * 32, 16, 1024, 1), s);
   WG_COMMIT;
   WG_WAIT(0);
   put(o, d);
@@ -235,9 +229,8 @@ __device__ void ring(const float* x, float* o, int n) {
 extern "C" __global__ void ring0(const float* x, float* o, int n) { ring<0>(x, o, n); }
 extern "C" __global__ void ring1(const float* x, float* o, int n) { ring<1>(x, o, n); }
 extern "C" __global__ void ring2(const float* x, float* o, int n) { ring<2>(x, o, n); }
-extern "C" __global__ void tmacopy(const __grid_constant__ CUtensorMap src,
-                                   const __grid_constant__ CUtensorMap dst, float* raw, int x,
-                                   int y, int fence,
+extern "C" __global__ void tmacopy(const __grid_constant__ CUtensorMap src, const __grid_constant__ CUtensorMap dst,
+                                   float* raw, int x, int y, int fence,
                                    int wait) {  // 16x8 box, shift by (x, y), x2, store
   __shared__ __align__(1024) float s[128];
   __shared__ uint64_t bar;
@@ -283,15 +276,12 @@ extern "C" __global__ void __cluster_dims__(4, 1, 1) cluster(const float* x, flo
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
   s[t] = x[blockIdx.x * 32 + t];
   asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-               : "=r"(a)
-               : "r"(S32(s + t)), "r"((r + 1) & 3));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(a) : "r"(S32(s + t)), "r"((r + 1) & 3));
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(a) : "memory");
   o[blockIdx.x * 32 + t] = v;
   asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
-extern "C" __global__ void __cluster_dims__(2, 1, 1)
-    mcast(const __grid_constant__ CUtensorMap src, float* o) {
+extern "C" __global__ void __cluster_dims__(2, 1, 1) mcast(const __grid_constant__ CUtensorMap src, float* o) {
   __shared__ __align__(128) float s[128];
   __shared__ uint64_t bar;
   int t = threadIdx.x;
@@ -316,10 +306,9 @@ extern "C" __global__ void stm(unsigned* o) {
   int l = threadIdx.x;
   unsigned a[4];
   for (int i = 0; i < 4; i++) a[i] = (l * 8 + i * 2) | (l * 8 + i * 2 + 1) << 16;
-  asm volatile(
-      "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(S32(s + l * 8)),
-      "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
-      : "memory");
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(S32(s + l * 8)), "r"(a[0]),
+               "r"(a[1]), "r"(a[2]), "r"(a[3])
+               : "memory");
   __syncwarp();
   unsigned b[4];
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -328,8 +317,7 @@ extern "C" __global__ void stm(unsigned* o) {
                : "memory");
   for (int i = 0; i < 4; i++) o[l * 8 + i] = b[i];
   for (int i = 0; i < 4; i++)
-    o[l * 8 + 4 + i] = s[(i * 8 + l / 4) * 8 + l % 4 * 2] | s[(i * 8 + l / 4) * 8 + l % 4 * 2 + 1]
-                                                                << 16;
+    o[l * 8 + 4 + i] = s[(i * 8 + l / 4) * 8 + l % 4 * 2] | s[(i * 8 + l / 4) * 8 + l % 4 * 2 + 1] << 16;
 }
 extern "C" __global__ void elect(int* o) {
   unsigned p;

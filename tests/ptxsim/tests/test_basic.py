@@ -1,12 +1,11 @@
 """Arithmetic, control flow, memory, atomics, warp operations, cp.async, mma, wmma."""
 
-import ctypes as C
+import ctypes
 from pathlib import Path
 
 import numpy as np
-import pytest
-
 import ptxsim
+import pytest
 from ptxsim import In, Module, Out
 
 SRC = (Path(__file__).parent / "basic.cu").read_text()
@@ -22,23 +21,24 @@ def test_saxpy(m):
     r = (np.float32(2.5) * x.astype("f8") + y).astype("f4")
     st = m.launch("saxpy", 8, 128, [1000, 2.5, In(x), y])
     assert np.array_equal(y, r)
-    assert st["global_load_sectors"] == 250 and st["global_store_bytes"] == 4000
+    assert st["global_load_sectors"] == 250
+    assert st["global_store_bytes"] == 4000
 
 
 def test_structp(m):
     a, o = np.random.randn(32).astype("f4"), np.zeros(32, "f4")
-    A, O = ptxsim.DeviceBuffer(a), ptxsim.DeviceBuffer(o)
+    x, y = ptxsim.DeviceBuffer(a), ptxsim.DeviceBuffer(o)
 
-    class P(C.Structure):
+    class P(ctypes.Structure):
         _fields_ = [
-            ("a", C.c_uint64),
-            ("o", C.c_uint64),
-            ("n", C.c_int),
-            ("k", C.c_short * 3),
-            ("s", C.c_double),
+            ("a", ctypes.c_uint64),
+            ("o", ctypes.c_uint64),
+            ("n", ctypes.c_int),
+            ("k", ctypes.c_short * 3),
+            ("s", ctypes.c_double),
         ]
 
-    m.launch("structp", 1, 32, [P(A.addr, O.addr, 32, (C.c_short * 3)(1, -2, 3), 2.0)])
+    m.launch("structp", 1, 32, [P(x.addr, y.addr, 32, (ctypes.c_short * 3)(1, -2, 3), 2.0)])
     assert np.allclose(o, a * 2 + np.array([1, -2, 3])[np.arange(32) % 3])
 
 
@@ -86,7 +86,10 @@ def test_ints(m):
     b[b == 0] = 3
     o = np.zeros((300, 20), "i8")
     m.launch("ints", 3, 128, [a, b, o, 300])
-    s32 = lambda v: (v + 2**31) % 2**32 - 2**31
+
+    def s32(v):
+        return (v + 2**31) % 2**32 - 2**31
+
     for i in range(300):
         x, y = int(a[i]), int(b[i])
         ux, uy = x % 2**32, y % 2**32
@@ -125,7 +128,7 @@ def test_ints(m):
             d,
         ]
         got = [int(v) for v in o[i]]
-        for j, (g, r) in enumerate(zip(got, ref)):
+        for j, (g, r) in enumerate(zip(got, ref, strict=False)):
             if j in (5, 2, 3, 8, 15, 17, 9, 10, 12):
                 g %= 2**32
                 r %= 2**32
@@ -140,7 +143,8 @@ def test_ints(m):
 def test_reduce(m):
     x, o = np.random.randn(5000).astype("f4"), np.zeros(1, "f4")
     st = m.launch("reduce", 4, 256, [In(x), o, 5000])
-    assert abs(o[0] - x.sum(dtype="f8")) < 1e-3 and st["atomics_global"] == 4
+    assert abs(o[0] - x.sum(dtype="f8")) < 1e-3
+    assert st["atomics_global"] == 4
     assert st["warp_instructions_by_class"]["shfl"] == 4 * (8 * 5 + 5)
 
 
@@ -181,7 +185,9 @@ def test_calls_switch_local(m):
     x = np.random.default_rng(2).integers(0, 1000, 64).astype("i4")
     o = np.zeros(64, "i4")
     m.launch("calls", 1, 64, [x, Out(o)])
-    s32 = lambda v: (v + 2**31) % 2**32 - 2**31
+
+    def s32(v):
+        return (v + 2**31) % 2**32 - 2**31
 
     def fsw(a, b):
         return s32([b + 1, b * 3, b - 7, b ^ 55, b << 2, int(b / 3), -b, 0][a])
@@ -200,16 +206,18 @@ def test_warpops(m):
     m.launch("warpops", 1, 32, [x, o])
     bal = sum(int(v & 1) << i for i, v in enumerate(x))
     for i in range(32):
-        assert (
-            o[i, 0] == bal and o[i, 1] == (x > 90).any() and o[i, 2] == 1 and o[i, 4] == x.sum() and o[i, 5] == x.max()
-        )
+        assert o[i, 0] == bal
+        assert o[i, 1] == (x > 90).any()
+        assert o[i, 2] == 1
+        assert o[i, 4] == x.sum()
+        assert o[i, 5] == x.max()
         assert o[i, 3] == sum(1 << j for j in range(32) if x[j] & 7 == x[i] & 7)
-        assert (
-            o[i, 6] == x[i - 3 if i >= 3 else i]
-            and o[i, 7] == x[i // 8 * 8 + 5]
-            and o[i, 8] == x[i + 2 if i % 16 < 14 else i]
-        )
-        assert o[i, 9] == (bal if x[i] & 1 else 0) and o[i, 10] == x[i ^ (2 if i & 1 else 4)] and o[i, 11] == 1
+        assert o[i, 6] == x[i - 3 if i >= 3 else i]
+        assert o[i, 7] == x[i // 8 * 8 + 5]
+        assert o[i, 8] == x[i + 2 if i % 16 < 14 else i]
+        assert o[i, 9] == (bal if x[i] & 1 else 0)
+        assert o[i, 10] == x[i ^ (2 if i & 1 else 4)]
+        assert o[i, 11] == 1
 
 
 def test_half_bf16(m):
@@ -265,35 +273,36 @@ def test_cpasync(m, n):
     s = np.zeros(1024, "f4")
     s[:n] = x
     t = np.arange(128)
-    assert np.array_equal(o[:128], s[511 - t]) and np.array_equal(o[128:], s[512 + (127 - t) * 4])
+    assert np.array_equal(o[:128], s[511 - t])
+    assert np.array_equal(o[128:], s[512 + (127 - t) * 4])
 
 
 def test_mma_ldmatrix(m):
     import torch
 
     torch.manual_seed(1)
-    A, B = torch.randn(16, 16).bfloat16(), torch.randn(8, 16).bfloat16()
+    a, b = torch.randn(16, 16).bfloat16(), torch.randn(8, 16).bfloat16()
     o = torch.zeros(16, 8)
-    m.launch("mma_bf16", 1, 32, [A, B, Out(o)])
+    m.launch("mma_bf16", 1, 32, [a, b, Out(o)])
     c0 = torch.tensor([[1.0, 2.0] * 4] * 8 + [[3.0, 4.0] * 4] * 8)
-    assert (o - (A.float() @ B.float().T + c0)).abs().max() < 1e-5
-    m.launch("mma_bf16_trans", 1, 32, [A.T.contiguous(), B.T.contiguous(), Out(o)])
-    assert (o - A.float() @ B.float().T).abs().max() < 1e-5
+    assert (o - (a.float() @ b.float().T + c0)).abs().max() < 1e-5
+    m.launch("mma_bf16_trans", 1, 32, [a.T.contiguous(), b.T.contiguous(), Out(o)])
+    assert (o - a.float() @ b.float().T).abs().max() < 1e-5
 
 
 def test_wmma(m):
     import torch
 
     torch.manual_seed(2)
-    A, B = torch.randn(16, 32), torch.randn(32, 16)
+    a, b = torch.randn(16, 32), torch.randn(32, 16)
     o = torch.zeros(16, 16)
-    m.launch("wmma_h", 1, 32, [A.half(), B.half(), o])
-    assert (o - (A.half().float() @ B.half().float() + 0.5)).abs().max() < 1e-4
-    m.launch("wmma_b", 1, 32, [A.bfloat16(), B.T.contiguous().bfloat16(), o])
-    assert (o - (A.bfloat16().float() @ B.bfloat16().float() + 0.5)).abs().max() < 1e-4
-    A, B = torch.randn(16, 8), torch.randn(8, 16)
-    m.launch("wmma_t", 1, 32, [A, B, o])
-    assert (o - A @ B).abs().max() < 0.02
+    m.launch("wmma_h", 1, 32, [a.half(), b.half(), o])
+    assert (o - (a.half().float() @ b.half().float() + 0.5)).abs().max() < 1e-4
+    m.launch("wmma_b", 1, 32, [a.bfloat16(), b.T.contiguous().bfloat16(), o])
+    assert (o - (a.bfloat16().float() @ b.bfloat16().float() + 0.5)).abs().max() < 1e-4
+    a, b = torch.randn(16, 8), torch.randn(8, 16)
+    m.launch("wmma_t", 1, 32, [a, b, o])
+    assert (o - a @ b).abs().max() < 0.02
 
 
 def test_named_barriers(m):
@@ -307,7 +316,8 @@ def test_printf_consts_votes(m):
     assert m.launch("hello", 1, 32, [7])["printf"] == "hi 7  1.50 there\n"
     o = np.zeros(33, "f4")
     m.launch("consts", 1, 32, [o])
-    assert list(o[:4]) == [1.5, 2.5, -3, 4] and o[32] == 40
+    assert list(o[:4]) == [1.5, 2.5, -3, 4]
+    assert o[32] == 40
     x = np.random.default_rng(5).integers(0, 10, 128).astype("i4")
     q = np.zeros(128, "i4")
     m.launch("syncor", 1, 128, [x, q])

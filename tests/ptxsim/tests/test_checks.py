@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from ptxsim import In, Module, Out, PtxError
 
 SRC = (Path(__file__).parent / "checks.cu").read_text()
@@ -22,7 +21,8 @@ def err(m, pat, *a, **k):
     with pytest.raises(PtxError, match=pat) as e:
         m.launch(*a, **k)
     s = str(e.value)
-    assert "PTX line" in s and "block (" in s
+    assert "PTX line" in s
+    assert "block (" in s
     return s
 
 

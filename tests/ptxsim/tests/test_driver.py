@@ -1,15 +1,14 @@
 """The CUDA driver API on the emulator: host code in C++ (linked as against libcuda) and ctypes."""
 
-import ctypes as C
+import ctypes
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
-
 import ptxsim
+import pytest
 from ptxsim import In, Out
 
 KERNELS = (Path(__file__).parent / "driver_kernels.cu").read_text()
@@ -56,7 +55,7 @@ def files(tmp_path_factory):
         "-gencode=arch=compute_90,code=compute_90",
     ]
     for mode in ("none", "speed", "size"):
-        nvcc(d / "s.cu", d / ("s_%s.fatbin" % mode), *g, "--compress-mode=" + mode)
+        nvcc(d / "s.cu", d / (f"s_{mode}.fatbin"), *g, "--compress-mode=" + mode)
     nvcc(d / "s.cu", d / "s_cubin.fatbin", "-fatbin", "-gencode=arch=compute_80,code=sm_80")
     return d
 
@@ -69,8 +68,9 @@ class Gpu:
         self.L.ptxsim_reset()
         os.environ["PTXSIM_DEVICE"] = device
         assert self.L.cuInit(0) == 0
-        c = C.c_void_p()
-        assert self.L.cuDevicePrimaryCtxRetain(C.byref(c), 0) == 0 and self.L.cuCtxSetCurrent(c) == 0
+        c = ctypes.c_void_p()
+        assert self.L.cuDevicePrimaryCtxRetain(ctypes.byref(c), 0) == 0
+        assert self.L.cuCtxSetCurrent(c) == 0
 
     def ok(self, name, *a):
         r = getattr(self.L, name)(*a)
@@ -78,35 +78,36 @@ class Gpu:
 
     def get(self, ty, name, *a):
         v = ty()
-        self.ok(name, C.byref(v), *a)
+        self.ok(name, ctypes.byref(v), *a)
         return v
 
     def load(self, path):
         data = Path(path).read_bytes() + b"\0"
-        return self.get(C.c_void_p, "cuModuleLoadData", data)
+        return self.get(ctypes.c_void_p, "cuModuleLoadData", data)
 
     def fn(self, mod, name):
-        return self.get(C.c_void_p, "cuModuleGetFunction", mod, name.encode())
+        return self.get(ctypes.c_void_p, "cuModuleGetFunction", mod, name.encode())
 
     def alloc(self, n):
-        return self.get(C.c_uint64, "cuMemAlloc_v2", C.c_size_t(n))
+        return self.get(ctypes.c_uint64, "cuMemAlloc_v2", ctypes.c_size_t(n))
 
     def launch(self, f, grid, block, args, smem=0, stream=None):
         keep = list(args)
-        p = (C.c_void_p * max(1, len(keep)))(*[C.addressof(a) for a in keep])
-        t = lambda x: (
-            (tuple(x) if isinstance(x, tuple) else (x,)) + (1,) * (3 - (len(x) if isinstance(x, tuple) else 1))
-        )
+        p = (ctypes.c_void_p * max(1, len(keep)))(*[ctypes.addressof(a) for a in keep])
+
+        def t(x):
+            return (tuple(x) if isinstance(x, tuple) else (x,)) + (1,) * (3 - (len(x) if isinstance(x, tuple) else 1))
+
         return self.L.cuLaunchKernel(f, *t(grid), *t(block), smem, stream, p, None)
 
     def down(self, a, n, dtype="f4"):
         r = np.empty(n, dtype)
-        self.ok("cuMemcpyDtoH_v2", r.ctypes.data_as(C.c_void_p), a, C.c_size_t(r.nbytes))
+        self.ok("cuMemcpyDtoH_v2", r.ctypes.data_as(ctypes.c_void_p), a, ctypes.c_size_t(r.nbytes))
         return r
 
     def up(self, x):
         a = self.alloc(x.nbytes)
-        self.ok("cuMemcpyHtoD_v2", a, x.ctypes.data_as(C.c_void_p), C.c_size_t(x.nbytes))
+        self.ok("cuMemcpyHtoD_v2", a, x.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(x.nbytes))
         return a
 
 
@@ -150,7 +151,7 @@ def test_unmodified_host_program(files, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert r.returncode == 0 and r.stdout == "done\n", (r.returncode, r.stdout, r.stderr)
+    assert (r.returncode, r.stdout) == (0, "done\n"), r.stderr
 
 
 def test_low_host_addresses(files, tmp_path):
@@ -181,12 +182,14 @@ def test_low_host_addresses(files, tmp_path):
 
 
 def test_dlopen_by_soname_after_load(gpu):
-    assert C.CDLL("libcuda.so.1").cuInit(0) == 0 and C.CDLL("libcuda.so.1")._handle == gpu.L._handle
+    assert ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
+    assert ctypes.CDLL("libcuda.so.1")._handle == gpu.L._handle
 
 
 @pytest.mark.parametrize(
     ("device", "cc", "optin"),
     [
+        ("sm_75", (7, 5), 64),
         ("sm_80", (8, 0), 163),
         ("sm_86", (8, 6), 99),
         ("sm_90", (9, 0), 227),
@@ -196,34 +199,36 @@ def test_dlopen_by_soname_after_load(gpu):
 )
 def test_device_attributes(device, cc, optin):
     g = Gpu(device)
-    at = lambda i: g.get(C.c_int, "cuDeviceGetAttribute", i, 0).value
-    assert (
-        (at(75), at(76)) == cc
-        and at(97) == optin << 10
-        and at(8) == 48 << 10
-        and at(10) == 32
-        and at(1) == 1024
-        and at(16) > 0
-    )
-    name = C.create_string_buffer(64)
+
+    def at(i):
+        return g.get(ctypes.c_int, "cuDeviceGetAttribute", i, 0).value
+
+    assert (at(75), at(76)) == cc
+    assert at(97) == optin << 10
+    assert at(8) == 48 << 10
+    assert at(10) == 32
+    assert at(1) == 1024
+    assert at(16) > 0
+    name = ctypes.create_string_buffer(64)
     g.ok("cuDeviceGetName", name, 64, 0)
-    assert b"ptxsim" in name.value and g.get(C.c_size_t, "cuDeviceTotalMem_v2", 0).value > 1 << 30
-    assert g.L.cuDeviceGetAttribute(C.byref(C.c_int()), 75, 1) == BADDEV
+    assert b"ptxsim" in name.value
+    assert g.get(ctypes.c_size_t, "cuDeviceTotalMem_v2", 0).value > 1 << 30
+    assert g.L.cuDeviceGetAttribute(ctypes.byref(ctypes.c_int()), 75, 1) == BADDEV
     g.L.ptxsim_reset()
 
 
 def test_two_devices(files):
     g = Gpu("sm_80,sm_90")
-    assert g.get(C.c_int, "cuDeviceGetCount").value == 2
+    assert g.get(ctypes.c_int, "cuDeviceGetCount").value == 2
     m = g.load(files / "k80.ptx")
     f = g.fn(m, "scale")
-    c1 = g.get(C.c_void_p, "cuDevicePrimaryCtxRetain", 1)
+    c1 = g.get(ctypes.c_void_p, "cuDevicePrimaryCtxRetain", 1)
     g.ok("cuCtxPushCurrent_v2", c1)
-    assert g.get(C.c_int, "cuCtxGetDevice").value == 1
-    assert g.launch(f, 1, 32, [C.c_uint64(0), C.c_float(1), C.c_int(0)]) == BADHANDLE
+    assert g.get(ctypes.c_int, "cuCtxGetDevice").value == 1
+    assert g.launch(f, 1, 32, [ctypes.c_uint64(0), ctypes.c_float(1), ctypes.c_int(0)]) == BADHANDLE
     g.ok("cuCtxPopCurrent_v2", None)
-    g.ok("cuCtxSetCurrent", g.get(C.c_void_p, "cuCtxGetCurrent"))
-    assert g.launch(f, 1, 32, [C.c_uint64(0), C.c_float(1), C.c_int(0)]) == 0
+    g.ok("cuCtxSetCurrent", g.get(ctypes.c_void_p, "cuCtxGetCurrent"))
+    assert g.launch(f, 1, 32, [ctypes.c_uint64(0), ctypes.c_float(1), ctypes.c_int(0)]) == 0
     g.L.ptxsim_reset()
 
 
@@ -232,49 +237,75 @@ def test_fatbin(files, mode):
     for dev, arch in (("sm_80", 800), ("sm_86", 800), ("sm_90", 900), ("sm_120", 900)):
         g = Gpu(dev)
         try:
-            f = g.fn(g.load(files / ("s_%s.fatbin" % mode)), "one")
+            f = g.fn(g.load(files / (f"s_{mode}.fatbin")), "one")
             a = g.alloc(4)
-            assert g.launch(f, 1, 1, [a]) == 0 and g.down(a, 1, "i4")[0] == arch
+            assert g.launch(f, 1, 1, [a]) == 0
+            assert g.down(a, 1, "i4")[0] == arch
         finally:
             g.L.ptxsim_reset()
 
 
 def test_image_errors(files, gpu):
-    m = C.c_void_p()
-    load = lambda b: gpu.L.cuModuleLoadData(C.byref(m), b)
-    assert load((files / "s.cubin").read_bytes()) == NOBIN and "cubin" in ptxsim.driver_last_error()
+    m = ctypes.c_void_p()
+
+    def load(b):
+        return gpu.L.cuModuleLoadData(ctypes.byref(m), b)
+
+    assert load((files / "s.cubin").read_bytes()) == NOBIN
+    assert "cubin" in ptxsim.driver_last_error()
     assert load((files / "s_cubin.fatbin").read_bytes()) == NOBIN
-    assert (
-        load((files / "k90a.ptx").read_bytes()) == BADPTX
-        and "sm_90a does not run on sm_80" in ptxsim.driver_last_error()
-    )
+    assert load((files / "k90a.ptx").read_bytes()) == BADPTX
+    assert "sm_90a does not run on sm_80" in ptxsim.driver_last_error()
     assert load(b"\x01\x02\x03\x04garbage\0") == 200
     assert load(b".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry f() { what is this; }\0") in (
         0,
         BADPTX,
     )
     g = Gpu("sm_100")
-    assert g.L.cuModuleLoadData(C.byref(m), (files / "k90a.ptx").read_bytes()) == BADPTX  # sm_90a only on sm_90
-    assert g.L.cuModuleLoadData(C.byref(m), (files / "k80.ptx").read_bytes()) == 0
+    assert g.L.cuModuleLoadData(ctypes.byref(m), (files / "k90a.ptx").read_bytes()) == BADPTX  # sm_90a only on sm_90
+    assert g.L.cuModuleLoadData(ctypes.byref(m), (files / "k80.ptx").read_bytes()) == 0
+
+
+def test_turing(files, tmp_path):
+    """compute_75 runs on sm_75, with fp16 tensor cores; what was compiled for later devices is refused."""
+    source = Path(__file__).parent / "instructions.cu"
+    nvcc(source, tmp_path / "i75.ptx", "-ptx", "-arch=compute_75")
+    g = Gpu("sm_75")
+    try:
+        f = g.fn(g.load(tmp_path / "i75.ptx"), "mma_f16_k8")
+        ones = g.up(np.full((2, 32), 0x3C003C00, "u4"))
+        c, d = g.up(np.full((4, 32), 0.5, "f4")), g.alloc(512)
+        assert g.launch(f, 1, 32, [ones, ones, c, d]) == 0
+        assert (g.down(d, 128) == 8.5).all()
+        assert ptxsim.driver_last_stats()[-1]["stats"]["mma_count"] == 1
+        assert g.L.cuModuleLoadData(ctypes.byref(ctypes.c_void_p()), (files / "k80.ptx").read_bytes() + b"\0") == BADPTX
+        # nothing that a device can refuse by its target alone: PTX for sm_75 with an instruction of sm_80
+        text = ".version 8.0\n.target sm_75\n.address_size 64\n.visible .entry k()\n{\ncp.async.wait_all;\nret;\n}\n"
+        mod = g.get(ctypes.c_void_p, "cuModuleLoadData", text.encode() + b"\0")
+        assert g.launch(g.fn(mod, "k"), 1, 32, []) == 801
+        assert "line 6" in ptxsim.driver_last_error()
+        assert "needs sm_80" in ptxsim.driver_last_error()
+    finally:
+        g.L.ptxsim_reset()
 
 
 def test_launch_arguments_and_extra(files, gpu):
     m = gpu.load(files / "k80.ptx")
     f, o = gpu.fn(m, "bytes"), gpu.alloc(24)
-    args = [o, C.c_short(-3), C.c_char(7), C.c_double(1.5), (C.c_float * 2)(2.5, -4)]
+    args = [o, ctypes.c_short(-3), ctypes.c_char(7), ctypes.c_double(1.5), (ctypes.c_float * 2)(2.5, -4)]
     dt = np.dtype([("c", "f8"), ("x", "f4"), ("y", "f4"), ("a", "i4"), ("b", "i4")])
     assert gpu.launch(f, 1, 1, args) == 0
     assert gpu.down(o, 1, dt)[0].tolist() == (1.5, 2.5, -4.0, -3, 7)
     buf = np.zeros(32, "u1")
     buf[:8] = np.frombuffer(bytes(o), "u1")
-    buf[8:10] = np.frombuffer(bytes(C.c_short(9)), "u1")
+    buf[8:10] = np.frombuffer(bytes(ctypes.c_short(9)), "u1")
     buf[10], buf[16:24], buf[24:32] = (
         1,
-        np.frombuffer(bytes(C.c_double(8)), "u1"),
-        np.frombuffer(bytes((C.c_float * 2)(1, 2)), "u1"),
+        np.frombuffer(bytes(ctypes.c_double(8)), "u1"),
+        np.frombuffer(bytes((ctypes.c_float * 2)(1, 2)), "u1"),
     )
-    n = C.c_size_t(32)
-    extra = (C.c_void_p * 5)(1, buf.ctypes.data, 2, C.addressof(n), None)
+    n = ctypes.c_size_t(32)
+    extra = (ctypes.c_void_p * 5)(1, buf.ctypes.data, 2, ctypes.addressof(n), None)
     assert gpu.L.cuLaunchKernel(f, 1, 1, 1, 1, 1, 1, 0, None, None, extra) == 0
     assert gpu.down(o, 1, dt)[0].tolist() == (8.0, 1.0, 2.0, 9, 1)
     n.value = 16
@@ -284,16 +315,28 @@ def test_launch_arguments_and_extra(files, gpu):
 
 def test_shared_memory_opt_in(files, gpu):
     f, y = gpu.fn(gpu.load(files / "k80.ptx"), "dyn"), gpu.alloc(4)
-    run = lambda b: gpu.launch(f, 1, 64, [y, C.c_int(b // 4)], smem=b)
-    want = lambda b: np.float32(sum(range(0, b // 4, 97)))
-    assert run(48 << 10) == 0 and gpu.down(y, 1)[0] == want(48 << 10)
-    assert run((48 << 10) + 16) == INVALID and "MAX_DYNAMIC_SHARED_SIZE_BYTES (49152)" in ptxsim.driver_last_error()
+
+    def run(b):
+        return gpu.launch(f, 1, 64, [y, ctypes.c_int(b // 4)], smem=b)
+
+    def want(b):
+        return np.float32(sum(range(0, b // 4, 97)))
+
+    assert run(48 << 10) == 0
+    assert gpu.down(y, 1)[0] == want(48 << 10)
+    assert run((48 << 10) + 16) == INVALID
+    assert "MAX_DYNAMIC_SHARED_SIZE_BYTES (49152)" in ptxsim.driver_last_error()
     gpu.ok("cuFuncSetAttribute", f, 8, 163 << 10)
-    assert gpu.get(C.c_int, "cuFuncGetAttribute", 8, f).value == 163 << 10
-    assert run(163 << 10) == 0 and gpu.down(y, 1)[0] == want(163 << 10)
+    assert gpu.get(ctypes.c_int, "cuFuncGetAttribute", 8, f).value == 163 << 10
+    assert run(163 << 10) == 0
+    assert gpu.down(y, 1)[0] == want(163 << 10)
     assert gpu.L.cuFuncSetAttribute(f, 8, (163 << 10) + 1) == INVALID
-    assert run(164 << 10) == INVALID and "exceed the device's" in ptxsim.driver_last_error()
-    occ = lambda b, s: gpu.get(C.c_int, "cuOccupancyMaxActiveBlocksPerMultiprocessor", f, b, C.c_size_t(s)).value
+    assert run(164 << 10) == INVALID
+    assert "exceed the device's" in ptxsim.driver_last_error()
+
+    def occ(b, s):
+        return gpu.get(ctypes.c_int, "cuOccupancyMaxActiveBlocksPerMultiprocessor", f, b, ctypes.c_size_t(s)).value
+
     assert (
         occ(1024, 0),
         occ(64, 0),
@@ -306,64 +349,54 @@ def test_shared_memory_opt_in(files, gpu):
 def test_launch_limits(files, gpu):
     m = gpu.load(files / "k80.ptx")
     f, y = gpu.fn(m, "bounded"), gpu.alloc(4096)
-    assert (
-        gpu.launch(f, 1, 64, [y]) == 0
-        and gpu.launch(f, 1, 65, [y]) == INVALID
-        and "launch bounds (64)" in ptxsim.driver_last_error()
-    )
-    assert (
-        gpu.launch(f, 0, 64, [y]) == INVALID
-        and gpu.launch(f, (1, 65536), 64, [y]) == INVALID
-        and gpu.launch(f, 1, 2048, [y]) == INVALID
-    )
-    assert gpu.get(C.c_int, "cuFuncGetAttribute", 0, f).value == 64
+    assert gpu.launch(f, 1, 64, [y]) == 0
+    assert gpu.launch(f, 1, 65, [y]) == INVALID
+    assert "launch bounds (64)" in ptxsim.driver_last_error()
+    assert gpu.launch(f, 0, 64, [y]) == INVALID
+    assert gpu.launch(f, (1, 65536), 64, [y]) == INVALID
+    assert gpu.launch(f, 1, 2048, [y]) == INVALID
+    assert gpu.get(ctypes.c_int, "cuFuncGetAttribute", 0, f).value == 64
     gpu.ok("cuModuleUnload", m)
-    assert gpu.launch(f, 1, 64, [y]) == BADHANDLE and gpu.L.cuModuleUnload(m) == BADHANDLE
+    assert gpu.launch(f, 1, 64, [y]) == BADHANDLE
+    assert gpu.L.cuModuleUnload(m) == BADHANDLE
 
 
 def test_defects_become_errors(files, gpu):
     m = gpu.load(files / "k80.ptx")
     y = gpu.alloc(400)
-    assert gpu.launch(gpu.fn(m, "scale_bug"), 4, 32, [y, C.c_float(1), C.c_int(100)]) == ILLEGAL
+    assert gpu.launch(gpu.fn(m, "scale_bug"), 4, 32, [y, ctypes.c_float(1), ctypes.c_int(100)]) == ILLEGAL
     e = ptxsim.driver_last_error()
-    assert (
-        "kernel scale_bug, PTX line" in e
-        and "block (3,0,0), thread (4,0,0)" in e
-        and "400 bytes past the start of 'allocation" in e
-    )
+    assert "kernel scale_bug, PTX line" in e
+    assert "block (3,0,0), thread (4,0,0)" in e
+    assert "400 bytes past the start of 'allocation" in e
     assert gpu.launch(gpu.fn(m, "misaligned"), 1, 1, [y]) == MISALIGNED
-    assert (
-        gpu.launch(gpu.fn(m, "race"), 1, 64, [y]) == FAILED and "without synchronisation" in ptxsim.driver_last_error()
-    )
+    assert gpu.launch(gpu.fn(m, "race"), 1, 64, [y]) == FAILED
+    assert "without synchronisation" in ptxsim.driver_last_error()
     with ptxsim.driver_options(check_races=0):
         assert gpu.launch(gpu.fn(m, "race"), 1, 64, [y]) == 0
-    gpu.ok("cuMemsetD32_v2", y, 0, C.c_size_t(1))
+    gpu.ok("cuMemsetD32_v2", y, 0, ctypes.c_size_t(1))
     with ptxsim.driver_options(max_instructions=10000):
         assert gpu.launch(gpu.fn(m, "spin"), 1, 32, [y]) == TIMEOUT
-    assert (
-        gpu.launch(gpu.fn(m, "scale"), 1, 32, [C.c_uint64(0), C.c_float(1), C.c_int(3)]) == ILLEGAL
-        and "null pointer" in ptxsim.driver_last_error()
-    )
+    assert gpu.launch(gpu.fn(m, "scale"), 1, 32, [ctypes.c_uint64(0), ctypes.c_float(1), ctypes.c_int(3)]) == ILLEGAL
+    assert "null pointer" in ptxsim.driver_last_error()
     gpu.ok("cuMemFree_v2", y)
-    assert (
-        gpu.launch(gpu.fn(m, "scale"), 1, 32, [y, C.c_float(1), C.c_int(3)]) == ILLEGAL
-        and "freed 'allocation" in ptxsim.driver_last_error()
-    )
+    assert gpu.launch(gpu.fn(m, "scale"), 1, 32, [y, ctypes.c_float(1), ctypes.c_int(3)]) == ILLEGAL
+    assert "freed 'allocation" in ptxsim.driver_last_error()
     with pytest.raises(ValueError, match="nonsense"):
         ptxsim.driver_set_option("nonsense", 1)
 
 
 def test_deferred_and_sticky_errors(files, gpu):
     f = gpu.fn(gpu.load(files / "k80.ptx"), "scale")
-    args = [C.c_uint64(0), C.c_float(1), C.c_int(3)]
+    args = [ctypes.c_uint64(0), ctypes.c_float(1), ctypes.c_int(3)]
     with ptxsim.driver_options(deferred_errors=1):
         assert gpu.launch(f, 1, 32, args) == 0
-        assert gpu.L.cuCtxSynchronize() == ILLEGAL and gpu.L.cuCtxSynchronize() == 0
+        assert gpu.L.cuCtxSynchronize() == ILLEGAL
+        assert gpu.L.cuCtxSynchronize() == 0
     with ptxsim.driver_options(sticky_errors=1):
         assert gpu.launch(f, 1, 32, args) == ILLEGAL
-        assert (
-            gpu.L.cuCtxSynchronize() == ILLEGAL and gpu.L.cuMemAlloc_v2(C.byref(C.c_uint64()), C.c_size_t(4)) == ILLEGAL
-        )
+        assert gpu.L.cuCtxSynchronize() == ILLEGAL
+        assert gpu.L.cuMemAlloc_v2(ctypes.byref(ctypes.c_uint64()), ctypes.c_size_t(4)) == ILLEGAL
         gpu.ok("cuDevicePrimaryCtxReset_v2", 0)
         gpu.ok("cuCtxSynchronize")
 
@@ -374,29 +407,28 @@ def test_poison_and_never_written(files, gpu):
     assert np.isnan(gpu.down(a, 10)).all()
     with ptxsim.driver_options(track_uninit=1):
         b = gpu.alloc(40)
-        assert (
-            gpu.launch(f, 1, 32, [b, C.c_float(1), C.c_int(10)]) == ILLEGAL
-            and "never-written byte 0" in ptxsim.driver_last_error()
-        )
-        gpu.ok("cuMemsetD32_v2", b, C.c_uint(0x3F800000), C.c_size_t(5))
-        assert (
-            gpu.launch(f, 1, 32, [b, C.c_float(3), C.c_int(5)]) == 0
-            and gpu.launch(f, 1, 32, [b, C.c_float(1), C.c_int(6)]) == ILLEGAL
-        )
-        assert gpu.L.ptxsim_unwritten(b.value) == 20 and gpu.down(b, 5).tolist() == [3.0] * 5
+        assert gpu.launch(f, 1, 32, [b, ctypes.c_float(1), ctypes.c_int(10)]) == ILLEGAL
+        assert "never-written byte 0" in ptxsim.driver_last_error()
+        gpu.ok("cuMemsetD32_v2", b, ctypes.c_uint(0x3F800000), ctypes.c_size_t(5))
+        assert gpu.launch(f, 1, 32, [b, ctypes.c_float(3), ctypes.c_int(5)]) == 0
+        assert gpu.launch(f, 1, 32, [b, ctypes.c_float(1), ctypes.c_int(6)]) == ILLEGAL
+        assert gpu.L.ptxsim_unwritten(b.value) == 20
+        assert gpu.down(b, 5).tolist() == [3.0] * 5
 
 
 def test_copies(gpu):
     x = np.arange(100, dtype="f4")
     a, b = gpu.up(x), gpu.alloc(400)
-    S = C.c_size_t
-    gpu.ok("cuMemcpyDtoD_v2", b, a, S(400))
-    gpu.ok("cuMemcpy", C.c_uint64(b.value + 40), C.c_uint64(x.ctypes.data), S(40))  # from pageable host memory
+    size = ctypes.c_size_t
+    gpu.ok("cuMemcpyDtoD_v2", b, a, size(400))
+    gpu.ok(
+        "cuMemcpy", ctypes.c_uint64(b.value + 40), ctypes.c_uint64(x.ctypes.data), size(40)
+    )  # from pageable host memory
     w = x.copy()
     w[10:20] = x[:10]
     assert (gpu.down(b, 100) == w).all()
-    gpu.ok("cuMemsetD8_v2", b, C.c_ubyte(1), S(3))
-    gpu.ok("cuMemsetD16_v2", C.c_uint64(b.value + 4), C.c_ushort(0x203), S(2))
+    gpu.ok("cuMemsetD8_v2", b, ctypes.c_ubyte(1), size(3))
+    gpu.ok("cuMemsetD16_v2", ctypes.c_uint64(b.value + 4), ctypes.c_ushort(0x203), size(2))
     assert gpu.down(b, 8, "u1").tolist()[:3] + gpu.down(b, 8, "u1").tolist()[4:] == [
         1,
         1,
@@ -406,65 +438,62 @@ def test_copies(gpu):
         3,
         2,
     ]
-    h = x.ctypes.data_as(C.c_void_p)
-    assert (
-        gpu.L.cuMemcpyHtoD_v2(b, h, S(404)) == INVALID
-        and gpu.L.cuMemcpyDtoH_v2(h, C.c_uint64(b.value + 396), S(8)) == INVALID
-    )
-    assert (
-        gpu.L.cuMemsetD32_v2(C.c_uint64(b.value + 2), 0, S(1)) == INVALID
-        and gpu.L.cuMemAlloc_v2(C.byref(b), S(0)) == INVALID
-    )
-    assert gpu.L.cuMemAlloc_v2(C.byref(b), S(1 << 50)) == OOM
-    fr, tot = C.c_size_t(), C.c_size_t()
-    gpu.ok("cuMemGetInfo_v2", C.byref(fr), C.byref(tot))
+    h = x.ctypes.data_as(ctypes.c_void_p)
+    assert gpu.L.cuMemcpyHtoD_v2(b, h, size(404)) == INVALID
+    assert gpu.L.cuMemcpyDtoH_v2(h, ctypes.c_uint64(b.value + 396), size(8)) == INVALID
+    assert gpu.L.cuMemsetD32_v2(ctypes.c_uint64(b.value + 2), 0, size(1)) == INVALID
+    assert gpu.L.cuMemAlloc_v2(ctypes.byref(b), size(0)) == INVALID
+    assert gpu.L.cuMemAlloc_v2(ctypes.byref(b), size(1 << 50)) == OOM
+    fr, tot = ctypes.c_size_t(), ctypes.c_size_t()
+    gpu.ok("cuMemGetInfo_v2", ctypes.byref(fr), ctypes.byref(tot))
     assert tot.value - fr.value == 800
-    assert (
-        gpu.get(C.c_uint, "cuPointerGetAttribute", 2, a).value == 2
-        and gpu.get(C.c_size_t, "cuPointerGetAttribute", 12, a).value == 400
-    )
-    assert gpu.L.cuPointerGetAttribute(C.byref(C.c_uint()), 2, C.c_uint64(x.ctypes.data)) == INVALID
+    assert gpu.get(ctypes.c_uint, "cuPointerGetAttribute", 2, a).value == 2
+    assert gpu.get(ctypes.c_size_t, "cuPointerGetAttribute", 12, a).value == 400
+    assert gpu.L.cuPointerGetAttribute(ctypes.byref(ctypes.c_uint()), 2, ctypes.c_uint64(x.ctypes.data)) == INVALID
 
 
 def test_registered_host_memory(files, gpu):
     import torch
 
     f = gpu.fn(gpu.load(files / "k80.ptx"), "scale")
-    run = lambda p, n: gpu.launch(f, (n + 63) // 64, 64, [C.c_uint64(p), C.c_float(2), C.c_int(n)])
+
+    def run(p, n):
+        return gpu.launch(f, (n + 63) // 64, 64, [ctypes.c_uint64(p), ctypes.c_float(2), ctypes.c_int(n)])
+
     t = torch.arange(64, dtype=torch.float32)
     assert run(t.data_ptr(), 64) == ILLEGAL
     with ptxsim.registered(t=t):
-        assert run(t.data_ptr(), 64) == 0 and t[63] == 126
-        assert (
-            run(t.data_ptr(), 65) == ILLEGAL
-            and "256 bytes past the start of 't', whose size is 256" in ptxsim.driver_last_error()
-        )
+        assert run(t.data_ptr(), 64) == 0
+        assert t[63] == 126
+        assert run(t.data_ptr(), 65) == ILLEGAL
+        assert "256 bytes past the start of 't', whose size is 256" in ptxsim.driver_last_error()
         with ptxsim.registered(t[16:32]):  # a view of it: merged
             assert run(t.data_ptr(), 64) == 0
         assert run(t.data_ptr(), 64) == 0
     assert run(t.data_ptr(), 64) == ILLEGAL
     with ptxsim.registered(x=In(t)):
-        assert run(t.data_ptr(), 64) == ILLEGAL and "store to read-only buffer 'x'" in ptxsim.driver_last_error()
+        assert run(t.data_ptr(), 64) == ILLEGAL
+        assert "store to read-only buffer 'x'" in ptxsim.driver_last_error()
     with ptxsim.registered(x=Out(t)):
-        assert (
-            run(t.data_ptr(), 64) == ILLEGAL
-            and "never-written" in ptxsim.driver_last_error()
-            and gpu.L.ptxsim_unwritten(t.data_ptr()) == 256
-        )
+        assert run(t.data_ptr(), 64) == ILLEGAL
+        assert "never-written" in ptxsim.driver_last_error()
+        assert gpu.L.ptxsim_unwritten(t.data_ptr()) == 256
     with ptxsim.driver_options(host_access=1):  # every mapped host page
         assert run(t.data_ptr(), 64) == 0
     n = np.ones((4, 8), "f4")
     with ptxsim.registered(n[:, :4]):
-        assert run(n.ctypes.data, 28) == 0 and run(n.ctypes.data, 29) == ILLEGAL
+        assert run(n.ctypes.data, 28) == 0
+        assert run(n.ctypes.data, 29) == ILLEGAL
 
 
 def test_host_register(files, gpu):
     f = gpu.fn(gpu.load(files / "k80.ptx"), "scale")
     x = np.ones(64, "f4")
-    p = x.ctypes.data_as(C.c_void_p)
-    gpu.ok("cuMemHostRegister_v2", p, C.c_size_t(256), 0)
-    assert gpu.L.cuMemHostRegister_v2(p, C.c_size_t(256), 0) == 712
-    assert gpu.launch(f, 1, 64, [C.c_uint64(x.ctypes.data), C.c_float(3), C.c_int(64)]) == 0 and (x == 3).all()
+    p = x.ctypes.data_as(ctypes.c_void_p)
+    gpu.ok("cuMemHostRegister_v2", p, ctypes.c_size_t(256), 0)
+    assert gpu.L.cuMemHostRegister_v2(p, ctypes.c_size_t(256), 0) == 712
+    assert gpu.launch(f, 1, 64, [ctypes.c_uint64(x.ctypes.data), ctypes.c_float(3), ctypes.c_int(64)]) == 0
+    assert (x == 3).all()
     gpu.ok("cuMemHostUnregister", p)
     assert gpu.L.cuMemHostUnregister(p) == 713
 
@@ -473,69 +502,75 @@ def test_statistics_and_printf(files, gpu, capfd):
     m = gpu.load(files / "k80.ptx")
     a = gpu.up(np.ones(256, "f4"))
     ptxsim.driver_clear()
-    assert gpu.launch(gpu.fn(m, "scale"), 2, 128, [a, C.c_float(2), C.c_int(256)]) == 0
-    assert gpu.launch(gpu.fn(m, "hello"), 1, 1, [C.c_int(42)]) == 0
+    assert gpu.launch(gpu.fn(m, "scale"), 2, 128, [a, ctypes.c_float(2), ctypes.c_int(256)]) == 0
+    assert gpu.launch(gpu.fn(m, "hello"), 1, 1, [ctypes.c_int(42)]) == 0
     s = ptxsim.driver_last_stats()
-    assert (
-        [x["kernel"] for x in s] == ["scale", "hello"]
-        and s[0]["stats"]["global_load_sectors"] >= 32
-        and s[0]["grid"] == [2, 1, 1]
-    )
-    assert s[1]["stats"]["printf"] == "value 42\n" and "value 42" in capfd.readouterr().out
+    assert [x["kernel"] for x in s] == ["scale", "hello"]
+    assert s[0]["stats"]["global_load_sectors"] >= 32
+    assert s[0]["grid"] == [2, 1, 1]
+    assert s[1]["stats"]["printf"] == "value 42\n"
+    assert "value 42" in capfd.readouterr().out
 
 
 def test_module_variables_and_library(files, gpu):
     m1, m2, y = gpu.load(files / "k80.ptx"), gpu.load(files / "k80.ptx"), gpu.alloc(4)
     for m, want in ((m1, 5), (m1, 6), (m2, 5)):
-        assert gpu.launch(gpu.fn(m, "bump"), 1, 1, [y]) == 0 and gpu.down(y, 1, "i4")[0] == want
-    p, n = C.c_uint64(), C.c_size_t()
-    gpu.ok("cuModuleGetGlobal_v2", C.byref(p), C.byref(n), m1, b"coef")
-    gpu.ok("cuMemsetD32_v2", p, C.c_uint(0x40000000), C.c_size_t(1))
+        assert gpu.launch(gpu.fn(m, "bump"), 1, 1, [y]) == 0
+        assert gpu.down(y, 1, "i4")[0] == want
+    p, n = ctypes.c_uint64(), ctypes.c_size_t()
+    gpu.ok("cuModuleGetGlobal_v2", ctypes.byref(p), ctypes.byref(n), m1, b"coef")
+    gpu.ok("cuMemsetD32_v2", p, ctypes.c_uint(0x40000000), ctypes.c_size_t(1))
     a = gpu.up(np.ones(4, "f4"))
-    assert (
-        gpu.launch(gpu.fn(m1, "scale"), 1, 4, [a, C.c_float(1), C.c_int(4)]) == 0
-        and gpu.down(a, 4).tolist() == [2.0] * 4
-    )
-    assert gpu.L.cuModuleGetGlobal_v2(C.byref(p), None, m1, b"nope") == NOTFOUND
-    lib = C.c_void_p()
+    assert gpu.launch(gpu.fn(m1, "scale"), 1, 4, [a, ctypes.c_float(1), ctypes.c_int(4)]) == 0
+    assert gpu.down(a, 4).tolist() == [2.0] * 4
+    assert gpu.L.cuModuleGetGlobal_v2(ctypes.byref(p), None, m1, b"nope") == NOTFOUND
+    lib = ctypes.c_void_p()
     data = (files / "k80.ptx").read_bytes() + b"\0"
-    gpu.ok("cuLibraryLoadData", C.byref(lib), data, None, None, 0, None, None, 0)
-    k = gpu.get(C.c_void_p, "cuLibraryGetKernel", lib, b"bump")
-    assert gpu.L.cuLibraryGetKernel(C.byref(C.c_void_p()), lib, b"nope") == NOTFOUND
-    f = gpu.get(C.c_void_p, "cuKernelGetFunction", k)
-    assert gpu.launch(f, 1, 1, [y]) == 0 and gpu.launch(k, 1, 1, [y]) == 0 and gpu.down(y, 1, "i4")[0] == 6
+    gpu.ok("cuLibraryLoadData", ctypes.byref(lib), data, None, None, 0, None, None, 0)
+    k = gpu.get(ctypes.c_void_p, "cuLibraryGetKernel", lib, b"bump")
+    assert gpu.L.cuLibraryGetKernel(ctypes.byref(ctypes.c_void_p()), lib, b"nope") == NOTFOUND
+    f = gpu.get(ctypes.c_void_p, "cuKernelGetFunction", k)
+    assert gpu.launch(f, 1, 1, [y]) == 0
+    assert gpu.launch(k, 1, 1, [y]) == 0
+    assert gpu.down(y, 1, "i4")[0] == 6
     gpu.ok("cuLibraryUnload", lib)
     assert gpu.launch(f, 1, 1, [y]) == BADHANDLE
 
 
 def _config(grid, block, attrs, stream=None):
-    class Attr(C.Structure):
-        _fields_ = [("id", C.c_int), ("pad", C.c_int), ("v", C.c_uint * 16)]
+    class Attr(ctypes.Structure):
+        _fields_ = [("id", ctypes.c_int), ("pad", ctypes.c_int), ("v", ctypes.c_uint * 16)]
 
-    class Cfg(C.Structure):
-        _fields_ = [("d", C.c_uint * 7), ("s", C.c_void_p), ("a", C.POINTER(Attr)), ("n", C.c_uint)]
+    class Cfg(ctypes.Structure):
+        _fields_ = [("d", ctypes.c_uint * 7), ("s", ctypes.c_void_p), ("a", ctypes.POINTER(Attr)), ("n", ctypes.c_uint)]
 
-    arr = (Attr * max(1, len(attrs)))(*[Attr(i, 0, (C.c_uint * 16)(*v)) for i, v in attrs])
-    return Cfg((C.c_uint * 7)(grid, 1, 1, block, 1, 1, 0), stream, arr, len(attrs))
+    arr = (Attr * max(1, len(attrs)))(*[Attr(i, 0, (ctypes.c_uint * 16)(*v)) for i, v in attrs])
+    return Cfg((ctypes.c_uint * 7)(grid, 1, 1, block, 1, 1, 0), stream, arr, len(attrs))
 
 
 def test_cluster_and_cooperative(files, gpu90):
     g = gpu90
     m, y = g.load(files / "k90a.ptx"), g.alloc(256)
-    ex = lambda f, c, args: g.L.cuLaunchKernelEx(
-        C.byref(c), f, (C.c_void_p * len(args))(*[C.addressof(a) for a in args]), None
-    )
+
+    def ex(f, c, args):
+        return g.L.cuLaunchKernelEx(
+            ctypes.byref(c), f, (ctypes.c_void_p * len(args))(*[ctypes.addressof(a) for a in args]), None
+        )
+
     f = g.fn(m, "ranks")
-    assert ex(f, _config(8, 32, [(4, (4, 1, 1))]), [y]) == 0 and g.down(y, 8, "i4").tolist() == [4, 20, 36, 52] * 2
+    assert ex(f, _config(8, 32, [(4, (4, 1, 1))]), [y]) == 0
+    assert g.down(y, 8, "i4").tolist() == [4, 20, 36, 52] * 2
     assert ex(f, _config(6, 32, [(4, (4, 1, 1))]), [y]) == INVALID
     assert ex(f, _config(16, 32, [(4, (16, 1, 1))]), [y]) == CLUSTER
     g.ok("cuFuncSetAttribute", f, 14, 1)
-    assert ex(f, _config(16, 32, [(4, (16, 1, 1))]), [y]) == 0 and g.down(y, 16, "i4")[15] == 15 * 16 + 16
+    assert ex(f, _config(16, 32, [(4, (16, 1, 1))]), [y]) == 0
+    assert g.down(y, 16, "i4")[15] == 15 * 16 + 16
     assert ex(f, _config(8, 32, [(99, (1,))]), [y]) == 801
     bar = g.alloc(4)
-    g.ok("cuMemsetD32_v2", bar, 0, C.c_size_t(1))
+    g.ok("cuMemsetD32_v2", bar, 0, ctypes.c_size_t(1))
     f = g.fn(m, "gridsync")
-    assert ex(f, _config(8, 1, [(2, (1,))]), [y, bar]) == 0 and g.down(y, 16, "i4").tolist()[8:] == [
+    assert ex(f, _config(8, 1, [(2, (1,))]), [y, bar]) == 0
+    assert g.down(y, 16, "i4").tolist()[8:] == [
         1,
         2,
         3,
@@ -549,9 +584,9 @@ def test_cluster_and_cooperative(files, gpu90):
     g = Gpu("sm_80")
     assert (
         g.L.cuLaunchKernelEx(
-            C.byref(_config(8, 32, [(4, (2, 1, 1))])),
+            ctypes.byref(_config(8, 32, [(4, (2, 1, 1))])),
             g.fn(g.load(files / "k80.ptx"), "bounded"),
-            (C.c_void_p * 1)(C.addressof(g.alloc(4096))),
+            (ctypes.c_void_p * 1)(ctypes.addressof(g.alloc(4096))),
             None,
         )
         == CLUSTER
@@ -560,88 +595,109 @@ def test_cluster_and_cooperative(files, gpu90):
 
 def test_capture_rules(files, gpu):
     f, a = gpu.fn(gpu.load(files / "k80.ptx"), "scale"), gpu.up(np.ones(4, "f4"))
-    args = [a, C.c_float(2), C.c_int(4)]
-    mk = lambda flags: gpu.get(C.c_void_p, "cuStreamCreate", flags)
+    args = [a, ctypes.c_float(2), ctypes.c_int(4)]
+
+    def mk(flags):
+        return gpu.get(ctypes.c_void_p, "cuStreamCreate", flags)
+
     s, t, blk = mk(1), mk(1), mk(0)
-    g = C.c_void_p()
-    begin = lambda st, mode=0: gpu.ok("cuStreamBeginCapture_v2", st, mode)
-    end = lambda st: gpu.L.cuStreamEndCapture(st, C.byref(g))
-    assert gpu.L.cuStreamBeginCapture_v2(None, 0) == CAP_UNSUPPORTED and end(s) == 401
+    g = ctypes.c_void_p()
+
+    def begin(st, mode=0):
+        return gpu.ok("cuStreamBeginCapture_v2", st, mode)
+
+    def end(st):
+        return gpu.L.cuStreamEndCapture(st, ctypes.byref(g))
+
+    assert gpu.L.cuStreamBeginCapture_v2(None, 0) == CAP_UNSUPPORTED
+    assert end(s) == 401
     begin(s)
-    assert gpu.L.cuMemAlloc_v2(C.byref(C.c_uint64()), C.c_size_t(4)) == CAP_UNSUPPORTED
-    assert gpu.launch(f, 1, 4, args, stream=s) == CAP_INVALID and end(s) == CAP_INVALID
+    assert gpu.L.cuMemAlloc_v2(ctypes.byref(ctypes.c_uint64()), ctypes.c_size_t(4)) == CAP_UNSUPPORTED
+    assert gpu.launch(f, 1, 4, args, stream=s) == CAP_INVALID
+    assert end(s) == CAP_INVALID
     begin(s, 2)  # relaxed: allowed
-    gpu.ok("cuMemAlloc_v2", C.byref(C.c_uint64()), C.c_size_t(4))
-    assert gpu.L.cuStreamSynchronize(s) == CAP_UNSUPPORTED and end(s) == CAP_INVALID
+    gpu.ok("cuMemAlloc_v2", ctypes.byref(ctypes.c_uint64()), ctypes.c_size_t(4))
+    assert gpu.L.cuStreamSynchronize(s) == CAP_UNSUPPORTED
+    assert end(s) == CAP_INVALID
     begin(blk)
-    assert gpu.launch(f, 1, 4, args) == CAP_IMPLICIT and end(blk) == CAP_INVALID
-    e = gpu.get(C.c_void_p, "cuEventCreate", 0)
+    assert gpu.launch(f, 1, 4, args) == CAP_IMPLICIT
+    assert end(blk) == CAP_INVALID
+    e = gpu.get(ctypes.c_void_p, "cuEventCreate", 0)
     begin(s)
     gpu.ok("cuEventRecord", e, s)
     gpu.ok("cuStreamWaitEvent", t, e, 0)
-    assert gpu.launch(f, 1, 4, args, stream=t) == 0 and end(s) == CAP_UNJOINED
+    assert gpu.launch(f, 1, 4, args, stream=t) == 0
+    assert end(s) == CAP_UNJOINED
     begin(s)
-    gpu.ok("cuMemsetD32Async", a, C.c_uint(0x3F800000), C.c_size_t(4), s)
-    assert gpu.launch(f, 1, 4, args, stream=s) == 0 and end(s) == 0
-    x = gpu.get(C.c_void_p, "cuGraphInstantiateWithFlags", g, C.c_ulonglong(0))
+    gpu.ok("cuMemsetD32Async", a, ctypes.c_uint(0x3F800000), ctypes.c_size_t(4), s)
+    assert gpu.launch(f, 1, 4, args, stream=s) == 0
+    assert end(s) == 0
+    x = gpu.get(ctypes.c_void_p, "cuGraphInstantiateWithFlags", g, ctypes.c_ulonglong(0))
     for _ in range(3):
         gpu.ok("cuGraphLaunch", x, s)
-    assert gpu.down(a, 4).tolist() == [2.0] * 4 and len(ptxsim.driver_last_stats()) == 3
+    assert gpu.down(a, 4).tolist() == [2.0] * 4
+    assert len(ptxsim.driver_last_stats()) == 3
 
 
 def test_tensor_map(gpu90):
-    buf = C.create_string_buffer(256)
-    p = C.c_void_p((C.addressof(buf) + 63) & ~63)
-    U = lambda t, *v: (t * len(v))(*v)
-    enc = lambda dims=(64, 8), st=(256,), box=(32, 8), el=7, sw=3, base=1 << 40, est=(1, 1), il=0: (
-        gpu90.L.cuTensorMapEncodeTiled(
+    buf = ctypes.create_string_buffer(256)
+    p = ctypes.c_void_p((ctypes.addressof(buf) + 63) & ~63)
+
+    def array(t, *v):
+        return (t * len(v))(*v)
+
+    def enc(dims=(64, 8), st=(256,), box=(32, 8), el=7, sw=3, base=1 << 40, est=(1, 1), il=0):
+        return gpu90.L.cuTensorMapEncodeTiled(
             p,
             el,
             len(dims),
-            C.c_void_p(base),
-            U(C.c_uint64, *dims),
-            U(C.c_uint64, *st),
-            U(C.c_uint, *box),
-            U(C.c_uint, *est),
+            ctypes.c_void_p(base),
+            array(ctypes.c_uint64, *dims),
+            array(ctypes.c_uint64, *st),
+            array(ctypes.c_uint, *box),
+            array(ctypes.c_uint, *est),
             il,
             sw,
             0,
             0,
         )
-    )
-    assert enc() == 0 and enc(dims=(64,), st=(), box=(32,), est=(1,)) == 0
+
+    assert enc() == 0
+    assert enc(dims=(64,), st=(), box=(32,), est=(1,)) == 0
     want = bytes(ptxsim.encode_tensor_map(1 << 40, (64, 8), (256,), (32, 8), "float32", 128))
-    assert enc() == 0 and C.string_at(p, 128) == want
+    assert enc() == 0
+    assert ctypes.string_at(p, 128) == want
     for bad in (
-        dict(base=8),
-        dict(st=(250,)),
-        dict(box=(33, 8)),
-        dict(box=(64, 8)),
-        dict(box=(32, 257)),
-        dict(dims=(0, 8)),
-        dict(el=13),
-        dict(est=(9, 1)),
-        dict(sw=4),
+        {"base": 8},
+        {"st": (250,)},
+        {"box": (33, 8)},
+        {"box": (64, 8)},
+        {"box": (32, 257)},
+        {"dims": (0, 8)},
+        {"el": 13},
+        {"est": (9, 1)},
+        {"sw": 4},
     ):
         assert enc(**bad) == INVALID, bad
 
 
 def test_context_rules():
-    L = ptxsim.driver()
-    L.ptxsim_reset()
-    c = C.c_void_p()
-    assert L.cuDevicePrimaryCtxRetain(C.byref(c), 0) == NOT_INIT
+    api = ptxsim.driver()
+    api.ptxsim_reset()
+    c = ctypes.c_void_p()
+    assert api.cuDevicePrimaryCtxRetain(ctypes.byref(c), 0) == NOT_INIT
     os.environ["PTXSIM_DEVICE"] = "none"
-    assert L.cuInit(0) == NODEV
+    assert api.cuInit(0) == NODEV
     os.environ["PTXSIM_DEVICE"] = "sm_80"
-    assert L.cuInit(0) == 0 and L.cuCtxSynchronize() == BADCTX
-    assert L.cuDevicePrimaryCtxRetain(C.byref(c), 0) == 0 and L.cuCtxSetCurrent(c) == 0 and L.cuCtxSynchronize() == 0
-    assert (
-        L.cuDevicePrimaryCtxRelease_v2(0) == 0
-        and L.cuCtxSynchronize() == DESTROYED
-        and L.cuDevicePrimaryCtxRelease_v2(0) == BADCTX
-    )
-    L.ptxsim_reset()
+    assert api.cuInit(0) == 0
+    assert api.cuCtxSynchronize() == BADCTX
+    assert api.cuDevicePrimaryCtxRetain(ctypes.byref(c), 0) == 0
+    assert api.cuCtxSetCurrent(c) == 0
+    assert api.cuCtxSynchronize() == 0
+    assert api.cuDevicePrimaryCtxRelease_v2(0) == 0
+    assert api.cuCtxSynchronize() == DESTROYED
+    assert api.cuDevicePrimaryCtxRelease_v2(0) == BADCTX
+    api.ptxsim_reset()
 
 
 def test_options_from_environment(files):
@@ -652,7 +708,7 @@ def test_options_from_environment(files):
             os.environ,
             PTXSIM_DEVICE="sm_80",
             PTXSIM_OPTIONS="order=3,check_races=0",
-            PYTHONPATH=os.path.dirname(ptxsim.__file__),
+            PYTHONPATH=str(Path(ptxsim.__file__).parents[1]),
         ),
         capture_output=True,
         text=True,

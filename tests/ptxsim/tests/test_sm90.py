@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from ptxsim import DeviceBuffer, In, Module, Out, PtxError, encode_tensor_map
 
 SRC = (Path(__file__).parent / "sm90.cu").read_text()
@@ -16,20 +15,24 @@ def m():
     return Module.from_cuda(SRC, arch="sm_90a")
 
 
-def km(m, name, K, swb):
+def km(m, name, depth, swb):
     torch.manual_seed(0)
-    A, B, o = torch.randn(64, K).bfloat16(), torch.randn(64, K).bfloat16(), torch.zeros(64, 64)
-    a, b = DeviceBuffer(A), DeviceBuffer(B)
-    mp = lambda x: encode_tensor_map(x, [K, 64], [K * 2], [swb // 2, 64], "bfloat16", swizzle=swb)
-    st = m.launch(name, 1, 128, [mp(a), mp(b), Out(o), K], smem=16384 + 1024)
-    assert (o - A.float() @ B.float().T).abs().max() < 1e-4
+    left, right, o = torch.randn(64, depth).bfloat16(), torch.randn(64, depth).bfloat16(), torch.zeros(64, 64)
+    a, b = DeviceBuffer(left), DeviceBuffer(right)
+
+    def mp(x):
+        return encode_tensor_map(x, [depth, 64], [depth * 2], [swb // 2, 64], "bfloat16", swizzle=swb)
+
+    st = m.launch(name, 1, 128, [mp(a), mp(b), Out(o), depth], smem=16384 + 1024)
+    assert (o - left.float() @ right.float().T).abs().max() < 1e-4
     return st
 
 
 @pytest.mark.parametrize("swb", [128, 64, 32])
 def test_wgmma_kmajor(m, swb):
-    st = km(m, "k%d" % swb, 192, swb)
-    assert st["wgmma_count"] == 12 and st["wgmma_flops"] == 2 * 64 * 64 * 192
+    st = km(m, f"k{swb}", 192, swb)
+    assert st["wgmma_count"] == 12
+    assert st["wgmma_flops"] == 2 * 64 * 64 * 192
 
 
 def test_wgmma_negative(m):
@@ -44,31 +47,40 @@ def test_wgmma_negative(m):
 
 def test_wgmma_mnmajor(m):
     torch.manual_seed(1)
-    A, B, o = torch.randn(64, 64).bfloat16(), torch.randn(64, 64).bfloat16(), torch.zeros(64, 64)
-    a, b = DeviceBuffer(A), DeviceBuffer(B)
-    mp = lambda x: encode_tensor_map(x, [64, 64], [128], [64, 64], "bfloat16", swizzle=128)
+    left, right, o = torch.randn(64, 64).bfloat16(), torch.randn(64, 64).bfloat16(), torch.zeros(64, 64)
+    a, b = DeviceBuffer(left), DeviceBuffer(right)
+
+    def mp(x):
+        return encode_tensor_map(x, [64, 64], [128], [64, 64], "bfloat16", swizzle=128)
+
     m.launch("mnmajor", 1, 128, [mp(a), mp(b), Out(o)], smem=16384 + 1024)
-    assert (o - A.float().T @ B.float()).abs().max() < 1e-4
+    assert (o - left.float().T @ right.float()).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("areg", [0, 1])
 def test_wgmma_plain(m, areg):
     torch.manual_seed(2)
-    A, B, o = torch.randn(64, 16).bfloat16(), torch.randn(64, 16).bfloat16(), torch.zeros(64, 64)
-    m.launch("plain", 1, 128, [A, B, Out(o), 1, areg])
-    assert (o - A.float() @ B.float().T).abs().max() < 1e-5
+    left, right, o = torch.randn(64, 16).bfloat16(), torch.randn(64, 16).bfloat16(), torch.zeros(64, 64)
+    m.launch("plain", 1, 128, [left, right, Out(o), 1, areg])
+    assert (o - left.float() @ right.float().T).abs().max() < 1e-5
     with pytest.raises(PtxError, match=r"without fence\.proxy\.async"):
-        m.launch("plain", 1, 128, [A, B, o, 0, areg])
+        m.launch("plain", 1, 128, [left, right, o, 0, areg])
 
 
 def test_wgmma_tf32(m):
     torch.manual_seed(3)
-    A, B, o = torch.randn(64, 32), torch.randn(64, 32), torch.zeros(64, 64)
-    a, b = DeviceBuffer(A), DeviceBuffer(B)
-    mp = lambda x: encode_tensor_map(x, [32, 64], [128], [32, 64], "float32", swizzle=128)
+    left, right, o = torch.randn(64, 32), torch.randn(64, 32), torch.zeros(64, 64)
+    a, b = DeviceBuffer(left), DeviceBuffer(right)
+
+    def mp(x):
+        return encode_tensor_map(x, [32, 64], [128], [32, 64], "float32", swizzle=128)
+
     m.launch("tf32", 1, 128, [mp(a), mp(b), Out(o)], smem=16384 + 1024)
-    t = lambda x: (x.view(torch.int32) & ~0x1FFF).view(torch.float32)
-    assert (o + t(A) @ t(B).T).abs().max() < 1e-5
+
+    def t(x):
+        return (x.view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+    assert (o + t(left) @ t(right).T).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
@@ -85,7 +97,10 @@ def test_ring(m, order):
 def test_tma_oob_and_store(m, swb):
     src, dst = np.random.randn(20, 36).astype("f4"), np.zeros((20, 36), "f4")
     s, d = DeviceBuffer(src), DeviceBuffer(dst)
-    mp = lambda b: encode_tensor_map(b, [36, 20], [144], [16, 8], "float32", swizzle=swb)
+
+    def mp(b):
+        return encode_tensor_map(b, [36, 20], [144], [16, 8], "float32", swizzle=swb)
+
     for x, y in ((0, 0), (28, 15), (-5, -3), (16, 8)):
         dst[:] = 0
         raw = np.zeros(128, "f4")
@@ -118,16 +133,18 @@ def test_cluster(m):
     src, q = np.random.randn(16, 32).astype("f4"), np.zeros((2, 8, 16), "f4")
     s = DeviceBuffer(src)
     m.launch("mcast", 2, 128, [encode_tensor_map(s, [32, 16], [128], [16, 8], "float32"), Out(q)])
-    assert np.array_equal(q[0], src[1:9, 4:20]) and np.array_equal(q[1], q[0])
+    assert np.array_equal(q[0], src[1:9, 4:20])
+    assert np.array_equal(q[1], q[0])
 
 
 def test_stmatrix_elect(m):
     o = np.zeros((32, 8), "u4")
     m.launch("stm", 1, 32, [Out(o)])
-    l = np.arange(32)[:, None]
+    lane = np.arange(32)[:, None]
     i = np.arange(4)[None]
-    r = (l * 8 + i * 2) | (l * 8 + i * 2 + 1) << 16
-    assert np.array_equal(o[:, :4], r) and np.array_equal(o[:, 4:], r)
+    r = (lane * 8 + i * 2) | (lane * 8 + i * 2 + 1) << 16
+    assert np.array_equal(o[:, :4], r)
+    assert np.array_equal(o[:, 4:], r)
     q = np.zeros(32, "i4")
     m.launch("elect", 1, 32, [q])
     assert q.sum() == 1

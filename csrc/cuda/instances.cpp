@@ -1,0 +1,193 @@
+#include "instances.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <span>
+#include <stdexcept>
+#include <string>
+
+#include "rows.h"
+
+namespace ffkern::cuda {
+namespace {
+
+#define FFKERN_ROW(math, bytes, instance, ...) \
+  {#instance,                                  \
+   "ffkern_forward_" #math "_" #instance,      \
+   "ffkern_gradient_" #math "_" #instance,     \
+   Tile<bytes, __VA_ARGS__>::kTileM,           \
+   Tile<bytes, __VA_ARGS__>::kTileN,           \
+   Tile<bytes, __VA_ARGS__>::kTileK,           \
+   Tile<bytes, __VA_ARGS__>::kThreads,         \
+   Tile<bytes, __VA_ARGS__>::kCopyBytes,       \
+   Tile<bytes, __VA_ARGS__>::kForwardBytes,    \
+   Tile<bytes, __VA_ARGS__>::kGradientBytes},
+#define FFKERN_BF16(...) FFKERN_ROW(bf16, 2, __VA_ARGS__)
+#define FFKERN_F16(...) FFKERN_ROW(f16, 2, __VA_ARGS__)
+#define FFKERN_TF32(...) FFKERN_ROW(tf32, 4, __VA_ARGS__)
+#define FFKERN_TF32X3(...) FFKERN_ROW(tf32x3, 4, __VA_ARGS__)
+#define FFKERN_F32(...) FFKERN_ROW(f32, 4, __VA_ARGS__)
+constexpr Instance kBf16[] = {FFKERN_TILES_16BIT(FFKERN_BF16)};
+constexpr Instance kF16[] = {FFKERN_TILES_16BIT(FFKERN_F16)};
+constexpr Instance kTf32[] = {FFKERN_TILES_32BIT(FFKERN_TF32)};
+constexpr Instance kTf32x3[] = {FFKERN_TILES_32BIT(FFKERN_TF32X3)};
+constexpr Instance kF32[] = {FFKERN_TILES_32BIT(FFKERN_F32)};
+
+std::span<const Instance> instances(Product product) {
+  switch (product) {
+    case Product::kBf16:
+      return kBf16;
+    case Product::kF16:
+      return kF16;
+    case Product::kTf32:
+      return kTf32;
+    case Product::kTf32x3:
+      return kTf32x3;
+    case Product::kF32:
+      break;
+  }
+  return kF32;
+}
+
+const Image& image_of(Product product) {
+  switch (product) {
+    case Product::kBf16:
+      return kImageBf16;
+    case Product::kF16:
+      return kImageF16;
+    case Product::kTf32:
+    case Product::kTf32x3:
+      return kImageTf32;
+    case Product::kF32:
+      break;
+  }
+  return kImageF32;
+}
+
+/// The instance that $FFKERN_CUDA_PRODUCT names, if it is set.
+const Instance* forced(std::span<const Instance> all, int aligned) {
+  const char* name = std::getenv("FFKERN_CUDA_PRODUCT");
+  if (!name || !*name) return nullptr;
+  std::string names;
+  for (const Instance& instance : all) {
+    names += (names.empty() ? "" : ", ") + std::string(instance.name);
+    if (std::string_view(name) != instance.name) continue;
+    if (instance.copy_bytes <= aligned) return &instance;
+    throw std::invalid_argument("ffkern: FFKERN_CUDA_PRODUCT=" + std::string(name) +
+                                " needs operands and their rows aligned to " + std::to_string(instance.copy_bytes) +
+                                " bytes, but they are aligned to " + std::to_string(aligned) + ".");
+  }
+  throw std::invalid_argument("ffkern: FFKERN_CUDA_PRODUCT=" + std::string(name) + " is not one of " + names + ".");
+}
+
+int64_t tiles(const Instance& instance, int64_t m, int64_t n) {
+  return parts(m, instance.tile_m) * parts(n, instance.tile_n);
+}
+
+/// The widest copies that the alignment allows, and with them the largest tile that still gives every multiprocessor a
+/// block (smaller tiles do not make up for narrower copies); the smallest, if none does.
+const Instance& choose(Product product, int64_t m, int64_t n, int aligned, const DeviceFacts& facts,
+                       int Instance::* bytes) {
+  const std::span<const Instance> all = instances(product);
+  if (const Instance* instance = forced(all, aligned)) return *instance;
+  const Instance* chosen = nullptr;
+  for (const Instance& instance : all) {
+    if (instance.copy_bytes > aligned || instance.*bytes > facts.shared_bytes) continue;
+    if (chosen && instance.copy_bytes < chosen->copy_bytes) break;
+    chosen = &instance;
+    if (tiles(instance, m, n) >= facts.multiprocessors) break;
+  }
+  if (!chosen) {
+    throw std::runtime_error("ffkern: the device grants a block " + std::to_string(facts.shared_bytes) +
+                             " bytes of shared memory, too few for every instance of the product.");
+  }
+  return *chosen;
+}
+
+/// How often the batch is split: until the grid fills the chip, as long as a split has a few stages of rows to itself.
+/// float32 sums are cut after 2048 rows in any case (up to 16 times), because their error grows with their length.
+int64_t split_count(Product product, const Instance& instance, int64_t rows, int64_t units, int64_t inputs,
+                    const DeviceFacts& facts) {
+  const int64_t fill = facts.multiprocessors / std::max<int64_t>(1, tiles(instance, units, inputs));
+  const int64_t most = std::max<int64_t>(1, rows / (4 * instance.tile_k));
+  int64_t splits = std::clamp<int64_t>(fill, 1, most);
+  if (product == Product::kF32 || product == Product::kTf32x3) {
+    splits = std::max(splits, std::min<int64_t>(16, parts(rows, 2048)));
+  }
+  return splits;
+}
+
+bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+}  // namespace
+
+int checked_size(const char* name, int64_t size) {
+  constexpr int64_t kMaxSize = std::numeric_limits<int>::max() - 4096;
+  if (size <= kMaxSize) return static_cast<int>(size);
+  throw std::invalid_argument("ffkern: a layer on CUDA got " + std::to_string(size) + " " + name + "; it takes up to " +
+                              std::to_string(kMaxSize) + ".");
+}
+
+int alignment(const void* matrix, int64_t pitch, int64_t rows, Storage storage) {
+  const int64_t bytes = storage_bytes(storage);
+  const uint64_t bits =
+      reinterpret_cast<uintptr_t>(matrix) | (rows > 1 ? static_cast<uint64_t>(pitch * bytes) : 0) | 16;
+  return static_cast<int>(bits & ~(bits - 1));  // the lowest bit set
+}
+
+int forward_product(const Queue& queue, Product product, ForwardParams p) {
+  const Storage storage = storage_of(product);
+  const int aligned =
+      std::min(alignment(p.x, p.x_pitch, p.images, storage), alignment(p.weight, p.weight_pitch, p.units, storage));
+  const Instance& instance =
+      choose(product, p.images, p.units, aligned, device_facts(queue.device), &Instance::forward_bytes);
+  p.tiles_m = static_cast<int>(parts(p.images, instance.tile_m));
+  p.tiles_n = static_cast<int>(parts(p.units, instance.tile_n));
+  p.store_bytes = p.h != nullptr ? alignment(p.h, p.h_pitch, int64_t{p.images} * p.variants, storage) : 0;
+  launch(queue, image_of(product), instance.forward, {int64_t{p.tiles_m} * p.tiles_n}, instance.threads,
+         instance.forward_bytes, p);
+  return p.tiles_n;
+}
+
+int64_t most_column_tiles(Product product, int64_t units) {
+  int64_t most = 0;
+  for (const Instance& instance : instances(product)) most = std::max(most, parts(units, instance.tile_n));
+  return most;
+}
+
+void gradient_product(const Queue& queue, Product product, GradientParams p, float* partial) {
+  const Storage storage = storage_of(product);
+  const GradientTarget& t = p.target;
+  const int aligned = std::min(alignment(p.h, p.h_pitch, p.rows, storage), alignment(p.x, p.x_pitch, p.rows, storage));
+  const DeviceFacts facts = device_facts(queue.device);
+  const Instance& instance = choose(product, t.units, t.inputs, aligned, facts, &Instance::gradient_bytes);
+  const int64_t splits = split_count(product, instance, p.rows, t.units, t.inputs, facts);
+  p.split_rows =
+      static_cast<int>(std::max<int64_t>(1, parts(parts(p.rows, splits), instance.tile_k)) * instance.tile_k);
+  const int64_t used = std::max<int64_t>(1, parts(p.rows, p.split_rows));  // rounding up may leave the last ones empty
+  p.tiles_m = static_cast<int>(parts(t.units, instance.tile_m));
+  p.tiles_n = static_cast<int>(parts(t.inputs, instance.tile_n));
+  p.partial = used > 1 ? partial : nullptr;
+  p.wide = t.inputs % 4 == 0 && aligned16(t.weight) && aligned16(t.m) && aligned16(t.v) && aligned16(t.low) &&
+           aligned16(t.dweight) && aligned16(partial);
+  launch(queue, image_of(product), instance.gradient, {int64_t{p.tiles_m} * p.tiles_n, used}, instance.threads,
+         instance.gradient_bytes, p);
+  UpdateParams rest;
+  rest.partial = p.partial;
+  rest.splits = static_cast<int>(used);
+  rest.wide = p.wide;
+  rest.target = t;
+  update(queue, rest);
+}
+
+int64_t gradient_parts(const Queue& queue, Product product, int64_t rows, int64_t units, int64_t inputs) {
+  const DeviceFacts facts = device_facts(queue.device);
+  int64_t most = 1;
+  for (const Instance& instance : instances(product)) {
+    most = std::max(most, split_count(product, instance, rows, units, inputs, facts));
+  }
+  return most > 1 ? most * units * inputs : 0;
+}
+
+}  // namespace ffkern::cuda

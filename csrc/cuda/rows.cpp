@@ -1,0 +1,54 @@
+#include "rows.h"
+
+namespace ffkern::cuda {
+
+void rows(const Queue& queue, const RowsParams& p) {
+  if (p.rows > 0) launch(queue, kImageRows, "ffkern_rows", {rows_blocks(p.rows)}, kRowsThreads, 0, p);
+}
+
+void finish(const Queue& queue, const FinishParams& p) { launch(queue, kImageRows, "ffkern_finish", {}, 256, 0, p); }
+
+void columns(const Queue& queue, const ColumnsParams& p) {
+  launch(queue, kImageRows, "ffkern_columns", {parts(p.units, 128)}, 128, 0, p);
+}
+
+void variants(const Queue& queue, const VariantsParams& p) {
+  const int64_t rows = int64_t{p.variants} * p.images;
+  if (rows > 0) launch(queue, kImageRows, "ffkern_variants", {parts(rows, 8)}, 256, 0, p);
+}
+
+void sums(const Queue& queue, const SumsParams& p) {
+  const int64_t groups = p.classes > 0 ? parts(p.classes + 1, kSumsLabels) : 1;
+  launch(queue, kImageRows, "ffkern_sums", {parts(p.units, kSumsThreads), sums_slices(p.images), groups}, kSumsThreads,
+         0, p);
+}
+
+void peer_term(const Queue& queue, const PeerTermParams& p) { launch(queue, kImageRows, "ffkern_peer", {}, 256, 0, p); }
+
+void count_positives(const Queue& queue, const float* sign, int64_t rows, float* positives, const float* p, int units,
+                     float* largest) {
+  PeerTermParams params;
+  params.sign = sign;
+  params.rows = rows;
+  params.positives = positives;
+  params.p = const_cast<float*>(p);  // read only: there are no sums
+  params.units = units;
+  params.largest = largest;
+  peer_term(queue, params);
+}
+
+void update(const Queue& queue, const UpdateParams& p) {
+  const GradientTarget& t = p.target;
+  const bool biases = t.bias != nullptr || t.dbias != nullptr;
+  const int64_t weight_blocks = p.partial != nullptr ? t.units : 0;
+  const int64_t bias_blocks = biases ? parts(t.units, kUpdateThreads) : 0;
+  if (weight_blocks + bias_blocks == 0) return;
+  const int64_t columns = p.partial != nullptr ? parts(t.inputs, kUpdateThreads * (p.wide ? 4 : 1)) : 1;
+  launch(queue, kImageRows, "ffkern_update", {weight_blocks + bias_blocks, columns}, kUpdateThreads, 0, p);
+}
+
+void convert(const Queue& queue, const ConvertParams& p) {
+  if (p.rows > 0) launch(queue, kImageRows, "ffkern_convert", {p.rows, parts(p.columns, 256)}, 256, 0, p);
+}
+
+}  // namespace ffkern::cuda

@@ -1,0 +1,328 @@
+// Kernels around the products (rows.h says what each is for). All of them move memory and compute next to nothing;
+// what matters is that neighbouring threads read neighbouring elements, and that every sum has one order:
+//
+//     rows      a thread a row      goodness from the column tiles, left to right; loss and coefficient;
+//                                   statistics of the block's 128 rows by a tree
+//     finish    one block           statistics of the blocks in order; the optimiser's factors of this step
+//     variants  a warp a row        lanes stride over the units, then a tree of shuffles
+//     sums      a thread a unit     down the rows of a slice, in order, in float64; the label sums of the unit
+//                                   lie in shared memory, in a column of their own
+//
+//                  units (threads) ->
+//          h     +---------------------+
+//       slice 0  | |  |  |  |  |  |  | |    db[0], label sums [0][C + 1]       Whoever reads the slices adds
+//       (rows)   | v  v  v  v  v  v  v |    (and r dz summed over variants)    them, in order: ffkern_update,
+//                +---------------------+                                       ffkern_peer, or the epilogue of
+//       slice 1  | |  |  |  |  |  |  | |    db[1], ...                         the gradient product.
+//                +---------------------+
+//
+// Bytes of sums: h once (once more for every further 32 labels), 2 or 4 N M for the operand. FLOPs: a few an element.
+#include "../core/math.h"
+#include "elements.cuh"
+#include "rows.h"
+#include "target.cuh"
+
+namespace ffkern::cuda {
+namespace {
+
+/// `value` of all threads of the block combined by a tree, for thread 0. Scratch: one value a thread.
+template <int kThreads, class T, class Combine>
+__device__ T block_reduce(T value, T* scratch, Combine combine) {
+  __syncthreads();  // the scratch may still be read
+  scratch[threadIdx.x] = value;
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) scratch[threadIdx.x] = combine(scratch[threadIdx.x], scratch[threadIdx.x + half]);
+  }
+  return scratch[threadIdx.x];  // its own, which no other thread writes any more
+}
+
+__device__ double add(double a, double b) { return a + b; }
+/// The larger one; NaN if either is.
+__device__ float larger(float a, float b) { return a != a || a > b ? a : b; }
+
+/// Slope of one activity's goodness: dz = slope * h, or slope where h > 0.
+__device__ float dz_of(Goodness kind, float slope, float h) {
+  return kind == Goodness::kSumAbs ? (h > 0.0f ? slope : h != h ? h : 0.0f) : slope * h;
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kRowsThreads) ffkern_rows(const __grid_constant__ RowsParams p) {
+  const int64_t row = int64_t{blockIdx.x} * kRowsThreads + threadIdx.x;
+  const bool inside = row < p.rows;
+  float goodness = 0.0f;
+  if (inside) {
+    if (p.partial_sq != nullptr) {
+      float sum_sq = 0.0f, sum = 0.0f;
+      for (int tile = 0; tile < p.tiles_n; ++tile) {
+        sum_sq += p.partial_sq[tile * p.rows + row];
+        if (p.partial_sum != nullptr) sum += p.partial_sum[tile * p.rows + row];
+      }
+      goodness = goodness_of(p.kind, sum_sq, sum, p.units);
+      p.goodness[row] = goodness;
+      p.h_norm[row] = sqrtf(sum_sq);
+    } else if (p.sign != nullptr) {
+      goodness = p.goodness[row];
+    }
+  }
+  if (p.coef == nullptr) return;
+
+  const float sign = inside && p.sign != nullptr ? p.sign[row] : 0.0f;
+  double stats[kStatCount] = {};
+  float coef = 0.0f;
+  if (sign != 0.0f) {
+    const float weight = p.row_weight != nullptr ? p.row_weight[row] : 1.0f / static_cast<float>(p.rows);
+    const RowLoss r = row_loss(p.loss, goodness, sign, weight);
+    const bool positive = sign > 0.0f;
+    coef = r.coef;
+    stats[kStatLoss] = r.loss;
+    stats[kStatGoodnessPos] = positive ? goodness : 0.0;
+    stats[kStatGoodnessNeg] = positive ? 0.0 : goodness;
+    stats[kStatCorrectPos] = positive && goodness > p.loss.threshold;
+    stats[kStatCorrectNeg] = !positive && goodness < p.loss.threshold;
+    stats[kStatRowsPos] = positive;
+    stats[kStatRowsNeg] = !positive;
+  }
+  if (inside) {
+    if (p.sign != nullptr) {
+      p.coef[row] = coef;
+    } else {
+      coef = p.coef[row];
+    }
+  }
+  __shared__ double scratch[kRowsThreads];
+  if (p.partial_stats != nullptr) {
+    for (int k = 0; k < kStatCount; ++k) {
+      const double sum = block_reduce<kRowsThreads>(stats[k], scratch, add);
+      if (threadIdx.x == 0) p.partial_stats[int64_t{blockIdx.x} * kStatCount + k] = sum;
+    }
+  }
+  if (p.scale == nullptr) return;
+
+  float scale = inside ? p.scale[row] : 0.0f;
+  if (p.x != nullptr && scale > 256.0f) {  // rare: such rows alone are looked at
+    bool zero = true;
+    for (int k = 0; k < p.inputs && zero; ++k) zero = (p.x[row * p.x_pitch + k] & 0x7fff) == 0;
+    if (zero) scale = 0.0f;
+  }
+  const float factor = coef * goodness_slope(p.kind, p.units) * scale;
+  const float peer = inside && p.peer_sign != nullptr && p.peer_sign[row] > 0.0f ? scale : 0.0f;
+  if (inside) {
+    p.factor[row] = factor;
+    if (p.peer_factor != nullptr) p.peer_factor[row] = peer;
+  }
+  __shared__ float largest[kRowsThreads];
+  const float most = block_reduce<kRowsThreads>(fabsf(factor), largest, larger);
+  if (threadIdx.x == 0) p.partial_max[blockIdx.x] = most;
+  const float most_peer = block_reduce<kRowsThreads>(peer, largest, larger);
+  if (threadIdx.x == 0) p.partial_max[gridDim.x + blockIdx.x] = most_peer;
+}
+
+extern "C" __global__ void __launch_bounds__(256) ffkern_finish(const __grid_constant__ FinishParams p) {
+  if (p.partial_stats != nullptr && threadIdx.x < p.count) {
+    double sum = p.add ? p.stats[threadIdx.x] : 0.0;
+    double of_batch = 0.0;
+    for (int64_t b = 0; b < p.blocks; ++b) of_batch += p.partial_stats[b * p.count + threadIdx.x];
+    p.stats[threadIdx.x] = sum + of_batch;
+    if (threadIdx.x == 0 && p.loss != nullptr) *p.loss = static_cast<float>(of_batch);
+  }
+  __shared__ float scratch[256];
+  if (p.power != nullptr) {
+    float factor = 0.0f, peer = 0.0f;
+    for (int64_t b = threadIdx.x; b < p.blocks; b += 256) {
+      factor = larger(factor, p.partial_max[b]);
+      peer = larger(peer, p.partial_max[p.blocks + b]);
+    }
+    factor = block_reduce<256>(factor, scratch, larger);
+    peer = block_reduce<256>(peer, scratch, larger);
+    if (threadIdx.x == 0) {
+      float most = p.peer_max != nullptr ? larger(factor, peer * *p.peer_max) : factor;
+      most *= static_cast<float>(p.variants);  // that many factors add up in one element
+      int exponent = 0;
+      if (most > 0.0f && most < INFINITY) frexpf(most, &exponent);
+      exponent = exponent < -100 ? -100 : exponent > 100 ? 100 : exponent;  // both powers are normal numbers
+      p.power[0] = ldexpf(1.0f, -exponent);
+      p.power[1] = ldexpf(1.0f, exponent);
+    }
+  }
+  if (p.rules != nullptr && threadIdx.x == 0) {
+    OptimiserParams params;
+    params.kind = p.optimiser.kind;
+    params.lr = *p.optimiser.lr;
+    params.beta1 = p.optimiser.beta1;
+    params.beta2 = p.optimiser.beta2;
+    params.eps = p.optimiser.eps;
+    params.weight_decay = p.optimiser.weight_decay;
+    params.step = ++*p.optimiser.step;
+    p.rules[0] = update_rule(params, false);
+    p.rules[1] = update_rule(params, true);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(128) ffkern_columns(const __grid_constant__ ColumnsParams p) {
+  const int j = blockIdx.x * 128 + threadIdx.x;
+  if (j >= p.units) return;
+  float total = 0.0f;
+  for (int c = 0; c < p.classes; ++c) {
+    const float w = load_element(p.weight, p.storage, j * p.pitch + c);
+    p.columns[int64_t{c} * p.units + j] = w;
+    total += w;
+  }
+  p.columns[int64_t{p.classes} * p.units + j] = total;
+}
+
+extern "C" __global__ void __launch_bounds__(256) ffkern_variants(const __grid_constant__ VariantsParams p) {
+  const int64_t row = int64_t{blockIdx.x} * 8 + threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  if (row >= int64_t{p.variants} * p.images) return;  // whole warps leave
+  const int64_t image = row % p.images;
+  const int64_t given = p.labels[row];
+  const int label = given == -1 ? p.classes : static_cast<int>(given);
+  float value = p.overlay[given == -1 ? 1 : 0];
+  const bool invalid = given < -1 || given >= p.classes;
+  if (invalid) value = __int_as_float(0x7fffffff);  // cannot be refused without waiting: the row shows it
+  const float rest = p.rest_norm[image];
+  const float norm = sqrtf(rest * rest + (given == -1 ? static_cast<float>(p.classes) : 1.0f) * value * value);
+  const float scale = row_scale(p.kind, norm, p.inputs);
+  const float* column = p.columns + int64_t{invalid ? 0 : label} * p.units;
+  float sum_sq = 0.0f, sum = 0.0f;
+  for (int j = lane; j < p.units; j += 32) {
+    const float base = load_element(p.base, p.base_storage, image * p.base_pitch + j);
+    const float z = fmaf(scale, fmaf(value, column[j], base), p.bias != nullptr ? p.bias[j] : 0.0f);
+    const float h = z < 0.0f ? 0.0f : z;
+    store_element(p.h, p.h_storage, row * p.h_pitch + j, h);
+    sum_sq = fmaf(h, h, sum_sq);
+    sum += h;
+  }
+  for (int step = 1; step < 32; step *= 2) {
+    sum_sq += __shfl_xor_sync(0xffffffffu, sum_sq, step);
+    sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  }
+  if (lane == 0) {
+    p.goodness[row] = goodness_of(p.kind.goodness, sum_sq, sum, p.units);
+    p.scale[row] = scale;
+    p.h_norm[row] = sqrtf(sum_sq);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(kSumsThreads) ffkern_sums(const __grid_constant__ SumsParams p) {
+  __shared__ double of_label[kSumsLabels][kSumsThreads];
+  const int j = blockIdx.x * kSumsThreads + threadIdx.x;
+  const int first_label = blockIdx.z * kSumsLabels;  // the first group of labels does the rest too
+  const int labels = p.classes > 0 ? min(p.classes + 1 - first_label, kSumsLabels) : 0;
+  for (int c = 0; c < labels; ++c) of_label[c][threadIdx.x] = 0.0;  // a thread uses its own column alone
+  if (j >= p.units) return;
+  const float slope = goodness_slope(p.kind, p.units);
+  const float peer = p.peer != nullptr ? p.peer[j] : 0.0f;
+  const float power = p.power != nullptr ? p.power[0] : 1.0f;
+  const int64_t begin = blockIdx.y * p.slice_images;
+  const int64_t end = begin + p.slice_images < p.images ? begin + p.slice_images : p.images;
+  double db = 0.0;
+#pragma unroll 4
+  for (int64_t i = begin; i < end; ++i) {
+    float operand = 0.0f;
+    for (int v = 0; v < p.variants; ++v) {
+      const int64_t row = v * p.images + i;
+      const bool positive = p.sign != nullptr && p.sign[row] > 0.0f;
+      const float h = load_element(p.h, p.storage, row * p.h_pitch + j);
+      if (p.coef == nullptr) {
+        if (positive) db += h;
+        continue;
+      }
+      float dz = dz_of(p.kind, p.coef[row] * slope, h);
+      const int64_t label = p.classes > 0 ? p.labels[row] : 0;
+      if (p.classes > 0 && (label < -1 || label >= p.classes)) dz = __int_as_float(0x7fffffff);  // as in the forward
+      db += dz;
+      if (p.scale == nullptr) continue;
+      const float scaled = (dz + (positive ? peer : 0.0f)) * p.scale[row];
+      operand += scaled;
+      const int64_t at = (label == -1 ? p.classes : label) - first_label;
+      if (at >= 0 && at < labels) of_label[at][threadIdx.x] += scaled;
+    }
+    if (p.operand != nullptr && blockIdx.z == 0) store_element(p.operand, p.storage, i * p.units + j, operand * power);
+  }
+  const int64_t entries = p.classes > 0 ? p.classes + 2 : 1;
+  float* sums = p.sums + blockIdx.y * entries * p.units + j;
+  if (blockIdx.z == 0) sums[0] = static_cast<float>(db);
+  for (int c = 0; c < labels; ++c) {
+    sums[(1 + int64_t{first_label} + c) * p.units] = static_cast<float>(of_label[c][threadIdx.x]);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(256) ffkern_peer(const __grid_constant__ PeerTermParams p) {
+  __shared__ double totals[256];
+  __shared__ float largest[256];
+  __shared__ double shared_positives, shared_centre;
+  double count = 0.0;
+  for (int64_t i = threadIdx.x; i < p.rows; i += 256) count += p.sign[i] > 0.0f;
+  count = block_reduce<256>(count, totals, add);
+  if (threadIdx.x == 0) shared_positives = count;
+  __syncthreads();
+  const float positives = static_cast<float>(shared_positives);
+  if (threadIdx.x == 0 && p.positives != nullptr) *p.positives = positives;
+
+  if (p.sums != nullptr) {  // else p is there already
+    double total = 0.0;
+    for (int j = threadIdx.x; j < p.units; j += 256) {
+      double sum = 0.0;
+      for (int s = 0; s < p.slices; ++s) sum += p.sums[int64_t{s} * p.units + j];
+      if (positives > 0.0f) {
+        const float mean = static_cast<float>(sum) / positives;
+        p.mean[j] = p.peer.momentum * p.mean[j] + (1.0f - p.peer.momentum) * mean;
+      }
+      total += p.mean[j];
+    }
+    total = block_reduce<256>(total, totals, add);
+    if (threadIdx.x == 0) shared_centre = total / p.units;
+    __syncthreads();
+    const float centre = static_cast<float>(shared_centre);
+    for (int j = threadIdx.x; j < p.units; j += 256) {
+      p.p[j] = positives > 0.0f ? p.peer.strength / positives * (p.mean[j] - centre) : 0.0f;
+    }
+  }
+  if (p.largest == nullptr) return;
+  float most = 0.0f;
+  for (int j = threadIdx.x; j < p.units; j += 256) most = larger(most, fabsf(p.p[j]));
+  most = block_reduce<256>(most, largest, larger);
+  if (threadIdx.x == 0) *p.largest = most;
+}
+
+/// The parts of dW [unit x, 4 or 1 inputs a thread], then blocks of biases.
+extern "C" __global__ void __launch_bounds__(kUpdateThreads) ffkern_update(const __grid_constant__ UpdateParams p) {
+  const GradientTarget& t = p.target;
+  const int weight_blocks = p.partial != nullptr ? t.units : 0;
+  if (blockIdx.x >= weight_blocks) {
+    const int j = (blockIdx.x - weight_blocks) * kUpdateThreads + threadIdx.x;
+    if (blockIdx.y == 0 && j < t.units) finish_bias(t, j);
+    return;
+  }
+  const int j = blockIdx.x;
+  const int64_t size = int64_t{t.units} * t.inputs;
+  const auto finish = [&](auto zero) {
+    constexpr int kCount = sizeof(zero) / sizeof(float);
+    const int k = (blockIdx.y * kUpdateThreads + threadIdx.x) * kCount;
+    if (k >= t.inputs) return;
+    const float* source = p.partial + int64_t{j} * t.inputs + k;
+    Floats<kCount> g = *reinterpret_cast<const Floats<kCount>*>(source);
+    for (int s = 1; s < p.splits; ++s) {
+      const auto more = *reinterpret_cast<const Floats<kCount>*>(source + s * size);
+      for (int e = 0; e < kCount; ++e) g.at[e] += more.at[e];
+    }
+    finish_weights(t, t.dweight == nullptr ? t.rules[0] : UpdateRule{}, j, k, g);
+  };
+  if (p.wide) {
+    finish(Floats<4>{});
+  } else {
+    finish(Floats<1>{});
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(256) ffkern_convert(const __grid_constant__ ConvertParams p) {
+  const int64_t column = int64_t{blockIdx.y} * 256 + threadIdx.x;
+  if (column >= p.columns) return;
+  const float value = load_element(p.from, p.from_storage, blockIdx.x * p.from_pitch + column);
+  store_element(p.to, p.to_storage, blockIdx.x * p.to_pitch + column, value);
+}
+
+}  // namespace ffkern::cuda

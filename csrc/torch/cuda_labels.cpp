@@ -1,0 +1,144 @@
+// Labels and hybrid images on CUDA tensors: checks, outputs, and the launch.
+#include <tuple>
+
+#include "cuda/labels.h"
+#include "cuda_arguments.h"
+#include "cuda_ops.h"
+
+namespace ffkern::cuda_ops {
+namespace {
+
+/// Labels, one for each row of x.
+Labels row_labels(LaunchScope& scope, const char* op, const Tensor& labels, int64_t rows) {
+  check_shape(op, "labels", labels, {rows});
+  return Labels(scope, op, "labels", labels);
+}
+
+void check_wrong_exists(const char* op, int64_t classes) {
+  if (classes < 2) refuse(op, "classes is ", classes, "; expected at least 2: with one class no label is wrong");
+}
+
+int64_t* label_data(const Tensor& t) { return t.mutable_data_ptr<int64_t>(); }
+
+Tensor place_label(const char* op, const Tensor& x, const Tensor& labels, int64_t classes, const Tensor& overlay,
+                   int64_t extra) {
+  LaunchScope scope(op, "x", x);
+  const Matrix in(scope, op, "x", x);
+  if (classes < 1 || (extra == 0 && classes > in.cols)) {
+    refuse(op, "classes is ", classes, "; expected 1 to ", in.cols, ", the number of inputs");
+  }
+  const Labels y = row_labels(scope, op, labels, in.rows);
+  const Vector values(scope, op, "overlay", overlay, 2);
+  const Tensor out = output(scope, "out", x, {in.rows, in.cols + extra}, x.scalar_type());
+
+  cuda::PlaceLabelParams params;
+  params.x = in.data;
+  params.labels = y.data;
+  params.overlay = values.data;
+  params.out = out.mutable_data_ptr();
+  params.x_pitch = in.pitch;
+  params.rows = in.rows;
+  params.cols = in.cols;
+  params.extra = extra;
+  params.classes = classes;
+  params.storage = in.storage;
+  cuda::place_label(scope.queue(), params);
+  return out;
+}
+
+Tensor overlay_label(const Tensor& x, const Tensor& labels, int64_t classes, const Tensor& overlay) {
+  return place_label("overlay_label", x, labels, classes, overlay, 0);
+}
+
+Tensor concat_label(const Tensor& x, const Tensor& labels, int64_t classes, const Tensor& overlay) {
+  return place_label("concat_label", x, labels, classes, overlay, classes);
+}
+
+Tensor wrong_labels(const Tensor& labels, int64_t classes, const Tensor& u) {
+  const char* op = "wrong_labels";
+  LaunchScope scope(op, "labels", labels);
+  check_wrong_exists(op, classes);
+  check_shape(op, "labels", labels, {-1});
+  const int64_t rows = labels.size(0);
+  const Labels y = row_labels(scope, op, labels, rows);
+  const Vector draws(scope, op, "u", u, rows);
+  const Tensor out = output(scope, "out", labels, {rows}, ScalarType::Long);
+  cuda::wrong_labels(scope.queue(), {y.data, draws.data, label_data(out), rows, classes});
+  return out;
+}
+
+Tensor hard_labels(const Tensor& logits, const Tensor& labels, const Tensor& u) {
+  const char* op = "hard_labels";
+  LaunchScope scope(op, "logits", logits);
+  const Matrix in(scope, op, "logits", logits);
+  check_wrong_exists(op, in.cols);
+  const Labels y = row_labels(scope, op, labels, in.rows);
+  const Vector draws(scope, op, "u", u, in.rows);
+  const Tensor out = output(scope, "out", labels, {in.rows}, ScalarType::Long);
+  cuda::hard_labels(scope.queue(),
+                    {in.data, y.data, draws.data, label_data(out), in.pitch, in.rows, in.cols, in.storage});
+  return out;
+}
+
+Tensor all_wrong_labels(const Tensor& labels, int64_t classes) {
+  const char* op = "all_wrong_labels";
+  LaunchScope scope(op, "labels", labels);
+  check_wrong_exists(op, classes);
+  check_shape(op, "labels", labels, {-1});
+  const int64_t rows = labels.size(0);
+  const Labels y = row_labels(scope, op, labels, rows);
+  const Tensor out = output(scope, "out", labels, {classes - 1, rows}, ScalarType::Long);
+  cuda::all_wrong_labels(scope.queue(), {y.data, label_data(out), rows, classes});
+  return out;
+}
+
+std::tuple<Tensor, Tensor> hybrid_images_(const Tensor& x, const Tensor& other, const Tensor& generator, int64_t height,
+                                          int64_t width, int64_t blurs) {
+  const char* op = "hybrid_images_";
+  LaunchScope scope(op, "x", x);
+  const Matrix from(scope, op, "x", x), otherwise(scope, op, "other", other);
+  check_dtype(op, "other", other, x.scalar_type());
+  check_shape(op, "other", other, {from.rows, from.cols});
+  const int64_t inputs = from.cols;
+  // width <= inputs and height <= inputs / width come first: the product cannot overflow then.
+  if (height < 1 || width < 1 || height > inputs / width || inputs % (height * width) != 0) {
+    refuse(op, "height is ", height, " and width ", width, "; expected height * width to divide the ", inputs,
+           " inputs of x (channels * height * width)");
+  }
+  if (blurs < 0) refuse(op, "blurs is ", blurs, "; expected a number >= 0");
+
+  cuda::HybridParams params;
+  params.generator = static_cast<int64_t*>(updated(scope, op, "generator", generator, ScalarType::Long, {2}));
+  params.x = from.data;
+  params.other = otherwise.data;
+  params.x_pitch = from.pitch;
+  params.other_pitch = otherwise.pitch;
+  params.images = from.rows;
+  params.channels = inputs / (height * width);
+  params.height = height;
+  params.width = width;
+  params.blurs = blurs;
+  params.element_bytes = storage_bytes(from.storage);
+  const Tensor images = output(scope, "images", x, {from.rows, inputs}, x.scalar_type());
+  const Tensor mask = output(scope, "mask", x, {from.rows, height * width}, ScalarType::Bool);
+  params.out = images.mutable_data_ptr();
+  params.mask = static_cast<bool*>(mask.mutable_data_ptr());
+  const int64_t floats = cuda::hybrid_floats(scope.queue(), params);
+  const Tensor workspace = output(scope, "workspace", x, {floats}, ScalarType::Float);
+  params.workspace = workspace.mutable_data_ptr<float>();
+  cuda::hybrid_images(scope.queue(), params);
+  return {images, mask};
+}
+
+}  // namespace
+
+void implement_labels(Library& library) {
+  library.impl("overlay_label", TORCH_BOX(&overlay_label));
+  library.impl("concat_label", TORCH_BOX(&concat_label));
+  library.impl("wrong_labels", TORCH_BOX(&wrong_labels));
+  library.impl("hard_labels", TORCH_BOX(&hard_labels));
+  library.impl("all_wrong_labels", TORCH_BOX(&all_wrong_labels));
+  library.impl("hybrid_images_", TORCH_BOX(&hybrid_images_));
+}
+
+}  // namespace ffkern::cuda_ops

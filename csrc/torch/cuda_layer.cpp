@@ -1,0 +1,633 @@
+// The operations of a layer on CUDA tensors: checks, the choice of arithmetic, outputs and launches. The twin of
+// cpu_ops.cpp; the kernels in csrc/cuda know no torch.
+#include <array>
+#include <cstdlib>
+
+#include "cuda/layer.h"
+#include "cuda_arguments.h"
+#include "cuda_ops.h"
+
+namespace ffkern::cuda_ops {
+namespace {
+
+using cuda::Product;
+using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+// ---------------------------------------------------------------- arithmetic
+
+ScalarType dtype_of(Storage storage) {
+  return storage == Storage::kFloat32    ? ScalarType::Float
+         : storage == Storage::kBfloat16 ? ScalarType::BFloat16
+                                         : ScalarType::Half;
+}
+
+/// torch.backends.cuda.matmul.fp32_precision, through the operation that ffkern/ops.py defines for it.
+std::string torch_precision() {
+  std::array<StableIValue, 1> stack{};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("ffkern::float32_precision", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<std::string>(stack[0]);
+}
+
+/// float32 rows: what $FFKERN_CUDA_FLOAT32 forces, else tf32 where torch has been told so and the device has it.
+Product float32_product(const char* op, cuda::Device device) {
+  const char* forced = std::getenv("FFKERN_CUDA_FLOAT32");
+  const std::string wanted = forced != nullptr ? forced : "";
+  if (wanted == "ffma") return Product::kF32;
+  if (wanted == "tf32") return Product::kTf32;
+  if (wanted == "tf32x3") return Product::kTf32x3;
+  if (!wanted.empty()) refuse(op, "FFKERN_CUDA_FLOAT32 is '", wanted, "'; expected 'ffma', 'tf32' or 'tf32x3'");
+  return torch_precision() == "tf32" && cuda::device_facts(device).capability >= 80 ? Product::kTf32 : Product::kF32;
+}
+
+Product product_of(const char* op, Storage storage, cuda::Device device) {
+  switch (storage) {
+    case Storage::kBfloat16:
+      return Product::kBf16;
+    case Storage::kFloat16:
+      return Product::kF16;
+    case Storage::kFloat32:
+      break;
+  }
+  return float32_product(op, device);
+}
+
+// ---------------------------------------------------------------- arguments
+
+int64_t checked_classes(const char* op, int64_t classes, int64_t inputs) {
+  if (classes < 1 || classes >= inputs) {
+    refuse(op, "classes is ", classes, "; expected 1 to ", inputs - 1, ", fewer than the ", inputs,
+           " inputs (use label='concat' when the data has no room for the label)");
+  }
+  return classes;
+}
+
+/// Scratch from torch's allocator: freed when this goes, and handed out again only to later work on the same stream.
+Tensor scratch(LaunchScope& scope, const Tensor& like, int64_t bytes) {
+  return output(scope, "workspace", like, {bytes / 4 + 64}, ScalarType::Float);
+}
+
+/// The first byte that the kernels' vector accesses like.
+void* aligned(const Tensor& workspace) {
+  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(workspace.mutable_data_ptr()) + 255) / 256 * 256);
+}
+
+/// The caller's workspace.
+void* workspace_of(LaunchScope& scope, const char* op, const Tensor& workspace, int64_t bytes) {
+  updated(scope, op, "workspace", workspace, {-1}, Access::kWrite);
+  if (workspace.numel() < bytes / 4 + 64) {
+    refuse(op, "workspace has ", workspace.numel(), " floats; expected at least ", bytes / 4 + 64,
+           " (ffkern.ops.step_workspace, FFLinear.reserve)");
+  }
+  return aligned(workspace);
+}
+
+/// Owns the arguments that a cuda::Layer points into.
+struct LayerInputs {
+  Matrix x;
+  std::optional<Matrix> weight;
+  Vector bias, x_norm;
+  std::optional<Labels> labels;
+  Vector overlay;
+  cuda::Layer layer;
+
+  /// A layer of this many units whose weights are not read: of a gradient.
+  LayerInputs(LaunchScope& scope, const char* op, const Tensor& x_, int64_t units, LayerKind kind)
+      : x(scope, op, "x", x_) {
+    layer.product = product_of(op, x.storage, scope.queue().device);
+    layer.x = x.data;
+    layer.x_pitch = x.pitch;
+    layer.weight_storage = x.storage;
+    layer.images = x.rows;
+    layer.inputs = x.cols;
+    layer.units = units;
+    layer.kind = kind;
+  }
+
+  LayerInputs(LaunchScope& scope, const char* op, const Tensor& x_, const Tensor& weight_, const MaybeTensor& bias_,
+              const MaybeTensor& x_norm_, LayerKind kind)
+      : LayerInputs(scope, op, x_, weight_.dim() == 2 ? weight_.size(0) : 0, kind) {
+    const Matrix& w = weight.emplace(scope, op, "weight", weight_);
+    if (w.rows < 1 || w.cols < 1) {
+      refuse(op, "weight has shape ", shape_text(weight_), "; expected at least one unit and one input");
+    }
+    if (x.cols != w.cols) {
+      refuse(op, "x has shape ", shape_text(x_), "; expected [*, ", w.cols, "] to match weight ", shape_text(weight_));
+    }
+    if (w.storage != x.storage && w.storage != Storage::kFloat32) {
+      refuse(op, "weight is ", dtype_text(weight_.scalar_type()), " and x ", dtype_text(x_.scalar_type()),
+             "; expected weight in float32, or as x");
+    }
+    bias = Vector(scope, op, "bias", bias_, w.rows);
+    x_norm = Vector(scope, op, "x_norm", x_norm_, x.rows);
+    layer.x_norm = x_norm.data;
+    layer.weight = w.data;
+    layer.weight_storage = w.storage;
+    layer.weight_pitch = w.pitch;
+    layer.bias = bias.data;
+  }
+  LayerInputs(const LayerInputs&) = delete;  // layer points into it
+  LayerInputs& operator=(const LayerInputs&) = delete;
+
+  void set_labels(LaunchScope& scope, const char* op, const Tensor& labels_, const Tensor& overlay_, int64_t classes) {
+    checked_classes(op, classes, layer.inputs);
+    if (labels_.dim() != 2 || labels_.size(1) != layer.images || labels_.size(0) < 1) {
+      refuse(op, "labels has shape ", shape_text(labels_), "; expected [variants, ", layer.images, "]");
+    }
+    labels.emplace(scope, op, "labels", labels_);
+    layer.labels = labels->data;
+    layer.classes = classes;
+    layer.variants = labels_.size(0);
+    set_overlay(scope, op, overlay_);
+  }
+
+  void set_overlay(LaunchScope& scope, const char* op, const Tensor& overlay_) {
+    overlay = Vector(scope, op, "overlay", overlay_, 2);
+    layer.overlay = overlay.data;
+  }
+};
+
+struct NewActivities {
+  Tensor h, goodness, scale, h_norm;
+  cuda::Activities out;
+
+  NewActivities(LaunchScope& scope, const Tensor& like, int64_t rows, int64_t units, Storage storage)
+      : h(output(scope, "h", like, {rows, units}, dtype_of(storage))),
+        goodness(output(scope, "goodness", like, {rows}, ScalarType::Float)),
+        scale(output(scope, "scale", like, {rows}, ScalarType::Float)),
+        h_norm(output(scope, "h_norm", like, {rows}, ScalarType::Float)) {
+    out = {h.mutable_data_ptr(),
+           storage,
+           units,
+           goodness.mutable_data_ptr<float>(),
+           scale.mutable_data_ptr<float>(),
+           h_norm.mutable_data_ptr<float>()};
+  }
+  Four results() const { return {h, goodness, scale, h_norm}; }
+};
+
+/// The caller's outputs. h may have any storage that the operation can store, and a row pitch.
+cuda::Activities written(LaunchScope& scope, const char* op, int64_t rows, int64_t units, const Tensor& h,
+                         const Tensor& goodness, const Tensor& scale, const Tensor& h_norm) {
+  cuda::Activities out;
+  out.storage = storage_of(op, "h", h);
+  check_shape(op, "h", h, {rows, units});
+  if (!rows_are_contiguous(h) || (rows > 1 && h.stride(0) < units)) {
+    refuse(op,
+           "h has strides that the kernel cannot write in place; pass a tensor with contiguous rows that do not "
+           "overlap");
+  }
+  scope.use("h", h, Access::kWrite);
+  out.h = h.mutable_data_ptr();
+  out.pitch = rows > 1 ? h.stride(0) : units;
+  out.goodness = updated(scope, op, "goodness", goodness, {rows}, Access::kWrite);
+  out.scale = updated(scope, op, "scale", scale, {rows}, Access::kWrite);
+  out.h_norm = updated(scope, op, "h_norm", h_norm, {rows}, Access::kWrite);
+  return out;
+}
+
+void check_h_storage(const char* op, const LayerInputs& in, const Tensor& h) {
+  const Storage storage = storage_of(op, "h", h);
+  if (storage != Storage::kFloat32 && storage != in.x.storage) {
+    refuse(op, "h is ", dtype_text(h.scalar_type()), "; expected float32, or ", dtype_text(dtype_of(in.x.storage)),
+           " as x");
+  }
+}
+
+double* updated_stats(LaunchScope& scope, const char* op, const Tensor& t, Access access = Access::kUpdate) {
+  return static_cast<double*>(updated(scope, op, "stats", t, ScalarType::Double, {kStatCount}, access));
+}
+
+// ---------------------------------------------------------------- forward
+
+void run_forward(LaunchScope& scope, const LayerInputs& in, const cuda::Activities& out, const Tensor& like) {
+  if (in.layer.images == 0) return;
+  const Tensor memory = scratch(scope, like, cuda::forward_bytes(in.layer, out.storage));
+  cuda::forward(scope.queue(), in.layer, out, aligned(memory));
+}
+
+Four layer_forward(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& x_norm,
+                   std::string norm, double eps, std::string goodness) {
+  const char* op = "layer_forward";
+  LaunchScope scope(op, "x", x);
+  const LayerInputs in(scope, op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
+  const NewActivities result(scope, x, in.layer.images, in.layer.units, in.x.storage);
+  run_forward(scope, in, result.out, x);
+  return result.results();
+}
+
+void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& x_norm,
+                    const Tensor& h, const Tensor& goodness, const Tensor& scale, const Tensor& h_norm,
+                    std::string norm, double eps, std::string kind) {
+  const char* op = "layer_forward_";
+  LaunchScope scope(op, "x", x);
+  const LayerInputs in(scope, op, x, weight, bias, x_norm, parse_kind(op, norm, eps, kind));
+  check_h_storage(op, in, h);
+  run_forward(scope, in, written(scope, op, in.layer.images, in.layer.units, h, goodness, scale, h_norm), x);
+}
+
+std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes) {
+  const char* op = "shared_base";
+  LaunchScope scope(op, "x", x);
+  LayerInputs in(scope, op, x, weight, std::nullopt, std::nullopt, {});
+  in.layer.classes = checked_classes(op, classes, in.layer.inputs);
+  const Tensor base = output(scope, "base", x, {in.layer.images, in.layer.units}, ScalarType::Float);
+  const Tensor norm = output(scope, "rest_norm", x, {in.layer.images}, ScalarType::Float);
+  const Tensor memory = scratch(scope, x, cuda::forward_bytes(in.layer, in.x.storage));
+  cuda::base_product(scope.queue(), in.layer, base.mutable_data_ptr<float>(), norm.mutable_data_ptr<float>(),
+                     aligned(memory));
+  return {base, norm};
+}
+
+/// The layer of a shared_variants call: the base product stands in for x.
+struct VariantInputs {
+  Matrix base, weight;
+  Vector bias, rest_norm, overlay;
+  Labels labels;
+  cuda::Layer layer;
+
+  VariantInputs(LaunchScope& scope, const char* op, const Tensor& base_, const Tensor& rest_norm_,
+                const Tensor& weight_, const MaybeTensor& bias_, const Tensor& labels_, const Tensor& overlay_,
+                int64_t classes, LayerKind kind)
+      : base(scope, op, "base", base_),
+        weight(scope, op, "weight", weight_),
+        bias(scope, op, "bias", bias_, weight.rows),
+        rest_norm(scope, op, "rest_norm", rest_norm_, base.rows),
+        overlay(scope, op, "overlay", overlay_, 2),
+        labels(scope, op, "labels", labels_) {
+    checked_classes(op, classes, weight.cols);
+    check_shape(op, "base", base_, {-1, weight.rows});
+    if (labels_.dim() != 2 || labels_.size(1) != base.rows || labels_.size(0) < 1) {
+      refuse(op, "labels has shape ", shape_text(labels_), "; expected [variants, ", base.rows, "]");
+    }
+    layer.x_norm = rest_norm.data;
+    layer.weight = weight.data;
+    layer.weight_storage = weight.storage;
+    layer.weight_pitch = weight.pitch;
+    layer.bias = bias.data;
+    layer.images = base.rows;
+    layer.inputs = weight.cols;
+    layer.units = weight.rows;
+    layer.classes = classes;
+    layer.variants = labels_.size(0);
+    layer.labels = labels.data;
+    layer.overlay = overlay.data;
+    layer.kind = kind;
+  }
+  VariantInputs(const VariantInputs&) = delete;
+  VariantInputs& operator=(const VariantInputs&) = delete;
+
+  void run(LaunchScope& scope, const cuda::Activities& out, const Tensor& like) const {
+    const Tensor memory = scratch(scope, like, cuda::variants_bytes(layer));
+    cuda::variants(scope.queue(), layer, base.data, base.storage, base.pitch, out, aligned(memory));
+  }
+};
+
+Four shared_variants(const Tensor& base, const Tensor& rest_norm, const Tensor& weight, const MaybeTensor& bias,
+                     const Tensor& labels, const Tensor& overlay, int64_t classes, std::string norm, double eps,
+                     std::string goodness) {
+  const char* op = "shared_variants";
+  LaunchScope scope(op, "base", base);
+  const VariantInputs in(scope, op, base, rest_norm, weight, bias, labels, overlay, classes,
+                         parse_kind(op, norm, eps, goodness));
+  const NewActivities result(scope, base, in.layer.rows(), in.layer.units, in.base.storage);
+  in.run(scope, result.out, base);
+  return result.results();
+}
+
+void shared_variants_(const Tensor& base, const Tensor& rest_norm, const Tensor& weight, const MaybeTensor& bias,
+                      const Tensor& labels, const Tensor& overlay, const Tensor& h, const Tensor& goodness,
+                      const Tensor& scale, const Tensor& h_norm, int64_t classes, std::string norm, double eps,
+                      std::string kind) {
+  const char* op = "shared_variants_";
+  LaunchScope scope(op, "base", base);
+  const VariantInputs in(scope, op, base, rest_norm, weight, bias, labels, overlay, classes,
+                         parse_kind(op, norm, eps, kind));
+  in.run(scope, written(scope, op, in.layer.rows(), in.layer.units, h, goodness, scale, h_norm), base);
+}
+
+// ---------------------------------------------------------------- loss and peer term
+
+cuda::Lesson lesson_of(const Vector& sign, const Vector& row_weight, const char* op, double threshold,
+                       double temperature) {
+  if (!(temperature > 0)) refuse(op, "temperature is ", temperature, "; expected a number > 0");
+  return {sign.data, row_weight.data, {static_cast<float>(threshold), static_cast<float>(temperature)}};
+}
+
+PeerParams peer_params(const char* op, double strength, double momentum) {
+  if (!(momentum >= 0 && momentum <= 1)) refuse(op, "peer momentum is ", momentum, "; expected 0 to 1");
+  return {static_cast<float>(strength), static_cast<float>(momentum)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> local_loss(const Tensor& goodness, const Tensor& sign, const MaybeTensor& row_weight,
+                                              double threshold, double temperature) {
+  const char* op = "local_loss";
+  LaunchScope scope(op, "goodness", goodness);
+  if (goodness.dim() != 1) refuse(op, "goodness has shape ", shape_text(goodness), "; expected [rows]");
+  const int64_t rows = goodness.size(0);
+  const Vector g(scope, op, "goodness", goodness, rows), s(scope, op, "sign", sign, rows);
+  const Vector w(scope, op, "row_weight", row_weight, rows);
+  const Tensor loss = output(scope, "loss", goodness, {}, ScalarType::Float);
+  const Tensor coef = output(scope, "coef", goodness, {rows}, ScalarType::Float);
+  const Tensor stats = output(scope, "stats", goodness, {kStatCount}, ScalarType::Double);
+  const Tensor memory = scratch(scope, goodness, cuda::local_loss_bytes(rows));
+  cuda::local_loss(scope.queue(), rows, g.data, lesson_of(s, w, op, threshold, temperature),
+                   loss.mutable_data_ptr<float>(), coef.mutable_data_ptr<float>(), stats.mutable_data_ptr<double>(),
+                   aligned(memory));
+  return {loss, coef, stats};
+}
+
+Tensor peer_update_(const Tensor& h, const Tensor& sign, const Tensor& mean, double strength, double momentum) {
+  const char* op = "peer_update_";
+  LaunchScope scope(op, "h", h);
+  const Matrix activities(scope, op, "h", h);
+  const Vector s(scope, op, "sign", sign, activities.rows);
+  float* m = updated(scope, op, "mean", mean, {activities.cols});
+  const Tensor p = output(scope, "p", h, {activities.cols}, ScalarType::Float);
+  const Tensor memory = scratch(scope, h, cuda::peer_bytes(activities.rows, activities.cols));
+  cuda::Activities kept;
+  kept.h = const_cast<void*>(activities.data);  // read only
+  kept.storage = activities.storage;
+  kept.pitch = activities.pitch;
+  cuda::peer_update(scope.queue(), activities.rows, activities.cols, kept, s.data, peer_params(op, strength, momentum),
+                    m, p.mutable_data_ptr<float>(), aligned(memory));
+  return p;
+}
+
+// ---------------------------------------------------------------- gradient and update
+
+/// Activities kept from a forward call, read back for a gradient: h stored as x.
+struct KeptActivities {
+  Matrix h;
+  Vector scale, coef, sign, peer;
+  cuda::Kept kept;
+
+  KeptActivities(LaunchScope& scope, const char* op, const cuda::Layer& layer, const Tensor& x, const Tensor& h_,
+                 const Tensor& scale_, const Tensor& coef_, const MaybeTensor& sign_, const MaybeTensor& peer_)
+      : h(scope, op, "h", h_.scalar_type() == x.scalar_type() ? h_ : torch::stable::to(h_, x.scalar_type())),
+        scale(scope, op, "scale", scale_, layer.rows()),
+        coef(scope, op, "coef", coef_, layer.rows()),
+        sign(scope, op, "sign", sign_, layer.rows()),
+        peer(scope, op, "peer", peer_, layer.units) {
+    storage_of(op, "h", h_);
+    check_shape(op, "h", h_, {layer.rows(), layer.units});
+    if (peer_.has_value() && !sign_.has_value()) refuse(op, "peer is given but sign is not; expected both");
+    kept = {h.data, h.pitch, scale.data, coef.data, sign.data, peer.data};
+  }
+};
+
+/// Units of activities that a gradient is asked of, with x.
+int64_t gradient_units(const char* op, const Tensor& x, const Tensor& h) {
+  if (x.dim() != 2 || h.dim() != 2 || x.size(1) < 1 || h.size(1) < 1) {
+    refuse(op, "x has shape ", shape_text(x), " and h ", shape_text(h), "; expected matrices [rows, K] and [rows, M]");
+  }
+  return h.size(1);
+}
+
+LayerKind gradient_kind(const char* op, const std::string& goodness) {
+  return {Norm::kNone, 0.0f, parse_goodness(op, goodness)};
+}
+
+std::tuple<Tensor, Tensor> run_gradient(LaunchScope& scope, const char* op, const LayerInputs& in, const Tensor& x,
+                                        const Tensor& h, const Tensor& scale, const Tensor& coef,
+                                        const MaybeTensor& sign, const MaybeTensor& peer) {
+  const KeptActivities kept(scope, op, in.layer, x, h, scale, coef, sign, peer);
+  const Tensor dweight = output(scope, "dweight", h, {in.layer.units, in.layer.inputs}, ScalarType::Float);
+  const Tensor dbias = output(scope, "dbias", h, {in.layer.units}, ScalarType::Float);
+  const Tensor memory = scratch(scope, h, cuda::gradient_bytes(scope.queue(), in.layer));
+  cuda::gradient(scope.queue(), in.layer, kept.kept, dweight.mutable_data_ptr<float>(), dbias.mutable_data_ptr<float>(),
+                 aligned(memory));
+  return {dweight, dbias};
+}
+
+std::tuple<Tensor, Tensor> layer_grad(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef,
+                                      const MaybeTensor& sign, const MaybeTensor& peer, std::string goodness) {
+  const char* op = "layer_grad";
+  LaunchScope scope(op, "x", x);
+  const LayerInputs in(scope, op, x, gradient_units(op, x, h), gradient_kind(op, goodness));
+  return run_gradient(scope, op, in, x, h, scale, coef, sign, peer);
+}
+
+std::tuple<Tensor, Tensor> shared_grad(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef,
+                                       const Tensor& labels, const Tensor& overlay, int64_t classes,
+                                       const MaybeTensor& sign, const MaybeTensor& peer, std::string goodness) {
+  const char* op = "shared_grad";
+  LaunchScope scope(op, "x", x);
+  LayerInputs in(scope, op, x, gradient_units(op, x, h), gradient_kind(op, goodness));
+  in.set_labels(scope, op, labels, overlay, classes);
+  return run_gradient(scope, op, in, x, h, scale, coef, sign, peer);
+}
+
+/// The weights of a layer that learns: what its products read, and what the update writes.
+struct Learning {
+  LayerInputs in;
+  Update change;
+  cuda::Trained trained;
+
+  Learning(LaunchScope& scope, const char* op, const Tensor& x, const Tensor& weight, const MaybeTensor& bias,
+           const MaybeTensor& x_norm, const Tensor& weight_state, const Tensor& bias_state, const Tensor& step,
+           const Tensor& lr, const MaybeTensor& weight_low, LayerKind kind, const std::string& optimiser,
+           const std::vector<double>& hyper)
+      : in(scope, op, x, weight, bias, x_norm, kind),
+        change(scope, op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, optimiser,
+               hyper) {
+    trained = {change.args, change.weight, change.bias, change.weight_state, change.bias_state, nullptr};
+    if (!weight_low.has_value()) return;
+    if (in.x.storage == Storage::kFloat32) {
+      refuse(op, "weight_low is given but x is float32; expected None, or x in bfloat16 or float16");
+    }
+    trained.low = updated(scope, op, "weight_low", *weight_low, x.scalar_type(), {in.layer.units, in.layer.inputs});
+    in.layer.weight = trained.low;
+    in.layer.weight_storage = in.x.storage;
+    in.layer.weight_pitch = in.layer.inputs;
+  }
+};
+
+void run_update(LaunchScope& scope, const char* op, const Learning& layer, const Tensor& x, const Tensor& h,
+                const Tensor& scale, const Tensor& coef, const MaybeTensor& sign, const MaybeTensor& peer,
+                const Tensor& workspace) {
+  const KeptActivities kept(scope, op, layer.in.layer, x, h, scale, coef, sign, peer);
+  void* memory = workspace_of(scope, op, workspace, cuda::gradient_bytes(scope.queue(), layer.in.layer));
+  cuda::update(scope.queue(), layer.in.layer, kept.kept, layer.trained, memory);
+}
+
+void layer_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef, const MaybeTensor& sign,
+                   const MaybeTensor& peer, const Tensor& weight, const MaybeTensor& bias, const Tensor& weight_state,
+                   const Tensor& bias_state, const Tensor& step, const Tensor& lr, const MaybeTensor& weight_low,
+                   const Tensor& workspace, std::string goodness, std::string optimiser, std::vector<double> hyper) {
+  const char* op = "layer_update_";
+  LaunchScope scope(op, "x", x);
+  const Learning layer(scope, op, x, weight, bias, std::nullopt, weight_state, bias_state, step, lr, weight_low,
+                       gradient_kind(op, goodness), optimiser, hyper);
+  run_update(scope, op, layer, x, h, scale, coef, sign, peer, workspace);
+}
+
+void shared_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef, const Tensor& labels,
+                    const Tensor& overlay, int64_t classes, const MaybeTensor& sign, const MaybeTensor& peer,
+                    const Tensor& weight, const MaybeTensor& bias, const Tensor& weight_state, const Tensor& bias_state,
+                    const Tensor& step, const Tensor& lr, const MaybeTensor& weight_low, const Tensor& workspace,
+                    std::string goodness, std::string optimiser, std::vector<double> hyper) {
+  const char* op = "shared_update_";
+  LaunchScope scope(op, "x", x);
+  Learning layer(scope, op, x, weight, bias, std::nullopt, weight_state, bias_state, step, lr, weight_low,
+                 gradient_kind(op, goodness), optimiser, hyper);
+  layer.in.set_labels(scope, op, labels, overlay, classes);
+  run_update(scope, op, layer, x, h, scale, coef, sign, peer, workspace);
+}
+
+// ---------------------------------------------------------------- the step
+
+/// The part of layer_step_ and shared_step_ that is the same.
+struct StepArguments {
+  const Tensor &sign, &workspace, &stats;
+  const MaybeTensor &row_weight, &peer_mean, &h, &h_norm;
+  double threshold, temperature, peer_strength, peer_momentum;
+};
+
+void run_step(LaunchScope& scope, const char* op, const Learning& learning, const StepArguments& a) {
+  const cuda::Layer& layer = learning.in.layer;
+  if (layer.images < 1) refuse(op, "x has no rows; expected at least one row to learn from");
+  const Vector sign(scope, op, "sign", a.sign, layer.rows());
+  const Vector row_weight(scope, op, "row_weight", a.row_weight, layer.rows());
+  cuda::Step step;
+  step.layer = layer;
+  step.trained = learning.trained;
+  step.lesson = lesson_of(sign, row_weight, op, a.threshold, a.temperature);
+  step.peer = peer_params(op, a.peer_strength, a.peer_momentum);
+  step.peer_mean = updated(scope, op, "peer_mean", a.peer_mean, {layer.units});
+  if (a.peer_strength != 0 && step.peer_mean == nullptr) {
+    refuse(op, "peer_strength is ", a.peer_strength, " but peer_mean is None; expected both");
+  }
+  if (a.h.has_value()) {
+    check_h_storage(op, learning.in, *a.h);
+    step.keep_storage = storage_of(op, "h", *a.h);
+    step.keep_h =
+        updated(scope, op, "h", *a.h, dtype_of(step.keep_storage), {layer.rows(), layer.units}, Access::kWrite);
+  }
+  step.keep_h_norm = updated(scope, op, "h_norm", a.h_norm, {layer.rows()}, Access::kWrite);
+  step.stats = updated_stats(scope, op, a.stats);
+  void* memory =
+      workspace_of(scope, op, a.workspace, cuda::step_bytes(scope.queue(), layer, step.peer_mean != nullptr));
+  cuda::step(scope.queue(), step, memory);
+}
+
+void layer_step_(const Tensor& x, const MaybeTensor& x_norm, const Tensor& weight, const MaybeTensor& bias,
+                 const Tensor& weight_state, const Tensor& bias_state, const Tensor& step, const Tensor& lr,
+                 const MaybeTensor& weight_low, const Tensor& sign, const MaybeTensor& row_weight,
+                 const MaybeTensor& peer_mean, const Tensor& workspace, const Tensor& stats, const MaybeTensor& h,
+                 const MaybeTensor& h_norm, std::string norm, double eps, std::string goodness, double threshold,
+                 double temperature, double peer_strength, double peer_momentum, std::string optimiser,
+                 std::vector<double> hyper) {
+  const char* op = "layer_step_";
+  LaunchScope scope(op, "x", x);
+  const Learning layer(scope, op, x, weight, bias, x_norm, weight_state, bias_state, step, lr, weight_low,
+                       parse_kind(op, norm, eps, goodness), optimiser, hyper);
+  run_step(
+      scope, op, layer,
+      {sign, workspace, stats, row_weight, peer_mean, h, h_norm, threshold, temperature, peer_strength, peer_momentum});
+}
+
+void shared_step_(const Tensor& x, const Tensor& labels, const Tensor& overlay, int64_t classes, const Tensor& weight,
+                  const MaybeTensor& bias, const Tensor& weight_state, const Tensor& bias_state, const Tensor& step,
+                  const Tensor& lr, const MaybeTensor& weight_low, const Tensor& sign, const MaybeTensor& row_weight,
+                  const MaybeTensor& peer_mean, const Tensor& workspace, const Tensor& stats, const MaybeTensor& h,
+                  const MaybeTensor& h_norm, std::string norm, double eps, std::string goodness, double threshold,
+                  double temperature, double peer_strength, double peer_momentum, std::string optimiser,
+                  std::vector<double> hyper) {
+  const char* op = "shared_step_";
+  LaunchScope scope(op, "x", x);
+  Learning layer(scope, op, x, weight, bias, std::nullopt, weight_state, bias_state, step, lr, weight_low,
+                 parse_kind(op, norm, eps, goodness), optimiser, hyper);
+  layer.in.set_labels(scope, op, labels, overlay, classes);
+  run_step(
+      scope, op, layer,
+      {sign, workspace, stats, row_weight, peer_mean, h, h_norm, threshold, temperature, peer_strength, peer_momentum});
+}
+
+cuda::Layer sizes(const char* op, const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
+  if (weight.dim() != 2) refuse(op, "weight has shape ", shape_text(weight), "; expected a matrix [rows, columns]");
+  cuda::Layer layer;
+  layer.images = images;
+  layer.inputs = weight.size(1);
+  layer.units = weight.size(0);
+  layer.classes = classes;
+  layer.variants = variants;
+  return layer;
+}
+
+int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer) {
+  const LaunchScope scope("step_workspace", "weight", weight);
+  return cuda::step_bytes(scope.queue(), sizes("step_workspace", weight, images, classes, variants), peer) / 4 + 64;
+}
+
+int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
+  const LaunchScope scope("update_workspace", "weight", weight);
+  return cuda::gradient_bytes(scope.queue(), sizes("update_workspace", weight, images, classes, variants)) / 4 + 64;
+}
+
+// ---------------------------------------------------------------- prediction
+
+Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vector<MaybeTensor> biases, int64_t classes,
+                        const Tensor& overlay, std::string norm, double eps, std::string goodness) {
+  const char* op = "predict_goodness";
+  LaunchScope scope(op, "x", x);
+  if (weights.empty()) refuse(op, "weights is empty; expected one matrix per layer");
+  if (biases.size() != weights.size()) {
+    refuse(op, "biases has ", biases.size(), " entries; expected ", weights.size(), ", one per layer (None for none)");
+  }
+  LayerInputs first(scope, op, x, weights[0], biases[0], std::nullopt, parse_kind(op, norm, eps, goodness));
+  first.layer.classes = checked_classes(op, classes, first.layer.inputs);
+  first.layer.variants = classes;
+  first.set_overlay(scope, op, overlay);
+
+  std::vector<Matrix> matrices;
+  std::vector<Vector> vectors;
+  std::vector<const void*> weight_data;
+  std::vector<const float*> bias_data;
+  std::vector<Storage> storages;
+  std::vector<int64_t> units;
+  for (size_t l = 0; l < weights.size(); ++l) {
+    const Matrix& w = matrices.emplace_back(scope, op, "weights", torch::stable::contiguous(weights[l]));
+    if (l > 0 && w.cols != units.back()) {
+      refuse(op, "weights[", l, "] has shape ", shape_text(weights[l]), "; expected [*, ", units.back(),
+             "] to match the layer before");
+    }
+    if (w.storage != first.x.storage && w.storage != Storage::kFloat32) {
+      refuse(op, "weights[", l, "] is ", dtype_text(weights[l].scalar_type()), " and x ", dtype_text(x.scalar_type()),
+             "; expected weights in float32, or as x");
+    }
+    units.push_back(w.rows);
+    storages.push_back(w.storage);
+    weight_data.push_back(w.data);
+    bias_data.push_back(vectors.emplace_back(scope, op, "biases", biases[l], w.rows).data);
+  }
+  const cuda::Stack stack{static_cast<int64_t>(units.size()), weight_data.data(), storages.data(), bias_data.data(),
+                          units.data()};
+  const Tensor out = output(scope, "goodness", x, {stack.depth, first.layer.images, classes}, ScalarType::Float);
+  if (first.layer.images == 0) return out;
+  const Tensor memory = scratch(scope, x, cuda::predict_bytes(first.layer, stack));
+  cuda::predict_goodness(scope.queue(), first.layer, stack, out.mutable_data_ptr<float>(), aligned(memory));
+  return out;
+}
+
+}  // namespace
+
+void implement_layer(Library& m) {
+  m.impl("layer_forward", TORCH_BOX(&layer_forward));
+  m.impl("layer_forward_", TORCH_BOX(&layer_forward_));
+  m.impl("shared_base", TORCH_BOX(&shared_base));
+  m.impl("shared_variants", TORCH_BOX(&shared_variants));
+  m.impl("shared_variants_", TORCH_BOX(&shared_variants_));
+  m.impl("local_loss", TORCH_BOX(&local_loss));
+  m.impl("peer_update_", TORCH_BOX(&peer_update_));
+  m.impl("layer_grad", TORCH_BOX(&layer_grad));
+  m.impl("shared_grad", TORCH_BOX(&shared_grad));
+  m.impl("layer_update_", TORCH_BOX(&layer_update_));
+  m.impl("shared_update_", TORCH_BOX(&shared_update_));
+  m.impl("layer_step_", TORCH_BOX(&layer_step_));
+  m.impl("shared_step_", TORCH_BOX(&shared_step_));
+  m.impl("step_workspace", TORCH_BOX(&step_workspace));
+  m.impl("update_workspace", TORCH_BOX(&update_workspace));
+  m.impl("predict_goodness", TORCH_BOX(&predict_goodness));
+}
+
+}  // namespace ffkern::cuda_ops

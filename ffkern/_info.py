@@ -14,8 +14,8 @@ from ._version import __version__
 __all__ = ["info"]
 
 STORAGE = (
-    "bfloat16 and float16 are storage formats for now: on the CPU they are computed in float32, "
-    "so they save memory, not time"
+    "bfloat16 and float16: on the CPU storage formats, computed in float32, so they save memory, not time; on CUDA "
+    "operands of the tensor cores"
 )
 
 

@@ -113,15 +113,15 @@ class FFLinear(nn.Linear):
         """Drops what belongs to a run of training rather than to the layer."""
         self._slot: Slot | None = None
         self._workspace = torch.empty(0)
-        self._low: Tensor | None = None  # weights in a 16-bit dtype, as of version _low_of
-        self._low_of = -1
+        self._low: Tensor | None = None  # weights in a 16-bit dtype, and of which version of which parameter
+        self._low_of: tuple[Tensor, int] | None = None
         self._reserved: set[tuple[Any, ...]] = set()  # batch shapes that the workspace is known to serve
         self._statistics = torch.zeros(STATISTICS, dtype=torch.float64)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         state["_slot"] = None  # a copy of the layer is not the layer that the optimiser trains
-        state["_workspace"], state["_reserved"], state["_low"] = torch.empty(0), set(), None
+        state["_workspace"], state["_reserved"], state["_low"], state["_low_of"] = torch.empty(0), set(), None, None
         return state
 
     @classmethod
@@ -210,6 +210,7 @@ class FFLinear(nn.Linear):
             *self._lesson(sign, row_weight, workspace, keep),
             *self._settings(slot),
         )
+        self._low_is_new()
 
     def step_shared(
         self,
@@ -243,6 +244,7 @@ class FFLinear(nn.Linear):
             *self._lesson(sign, row_weight, workspace, keep),
             *self._settings(slot),
         )
+        self._low_is_new()
 
     def learn(
         self,
@@ -273,6 +275,7 @@ class FFLinear(nn.Linear):
             torch.ops.ffkern.layer_update_(x, h, scale, coef, *tail)
         else:
             torch.ops.ffkern.shared_update_(x, h, scale, coef, labels, overlay, classes, *tail)
+        self._low_is_new()
 
     def metrics(self, reset: bool = True) -> dict[str, float]:
         """Statistics of all steps since the last reset. The only call here that waits for the device.
@@ -313,7 +316,8 @@ class FFLinear(nn.Linear):
     def reserve(self, images: int, classes: int = 0, variants: int = 1) -> Tensor:
         """The workspace of a step on so many rows, grown when a larger batch comes: no allocation after the first.
 
-        A compiled step cannot allocate it: take one eager step on the largest batch first, or call this.
+        A compiled step cannot allocate it: take one eager step on the largest batch first, or call this. So too before
+        a step is captured into a CUDA graph: a larger batch later would free the memory that the graph writes.
         """
         if torch.compiler.is_compiling():
             return self._workspace  # too small a one is refused by the operation
@@ -358,10 +362,14 @@ class FFLinear(nn.Linear):
         low, weight = self._low, self.weight
         if low is None or low.dtype != dtype or low.device != weight.device:
             low = self._low = weight.detach().to(dtype)
-        elif self._low_of != weight._version:
+        elif self._low_of is None or self._low_of[0] is not weight or self._low_of[1] != weight._version:
             low.copy_(weight.detach())  # in place: a captured step reads this memory
-        self._low_of = weight._version + 1  # the step to come counts one; any other change makes a new copy
         return low
+
+    def _low_is_new(self) -> None:
+        """A fused update has just written the copy beside the weights; any later change of them outdates it."""
+        if self._low is not None and not torch.compiler.is_compiling():
+            self._low_of = (self.weight, self.weight._version)
 
     def _lesson(
         self,
@@ -891,10 +899,10 @@ class FFNet(nn.Module):
         """h, goodness, row scale and h_norm of layer after layer for these label variants, V N rows each."""
         first = self._layer(0)
         base, rest_norm = torch.ops.ffkern.shared_base(images, first.weight, self.classes)
-        rows = torch.ops.ffkern.shared_variants(
-            base, rest_norm, first.weight, first.bias, variants, overlay, self.classes, first.norm, first.eps,
-            first.goodness,
-        )  # fmt: skip
+        count, device = variants.numel(), images.device
+        h = torch.empty(count, first.out_features, dtype=_stored(images), device=device)
+        rows: tuple[Tensor, ...] = (h, *(torch.empty(count, device=device) for _ in range(3)))
+        self._variants_into(base, rest_norm, variants, overlay, rows)
         yield rows
         for i in range(1, len(self.layers)):
             rows = self._layer(i).activities(rows[0], rows[3])

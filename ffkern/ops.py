@@ -126,7 +126,9 @@ def _fake(name: str) -> Callable[[Callable[..., Any]], None]:
 
     def register(kernel: Callable[..., Any]) -> None:
         def checked(*args: Any) -> Any:
-            tensors = [(n, a) for n, a in zip(arguments, args, strict=False) if isinstance(a, Tensor)]
+            given = [(n, a) for n, a in zip(arguments, args, strict=False)]
+            given += [(n, part) for n, a in given if isinstance(a, list | tuple) for part in a]
+            tensors = [(n, a) for n, a in given if isinstance(a, Tensor)]
             devices = {a.device.type for _, a in tensors}
             if "meta" in devices and len(devices) > 1:
                 lost = next(n for n, a in tensors if a.device.type == "meta")
@@ -443,6 +445,14 @@ def _register_autocast(name: str, device: str) -> None:
     _library.impl(name, kernel, key, with_keyset=True)
 
 
-for _name in ("layer_forward", "layer_step_", "shared_step_", "shared_base", "predict_goodness"):
+for _name in (
+    "layer_forward",
+    "layer_step_",
+    "shared_step_",
+    "layer_update_",
+    "shared_update_",
+    "shared_base",
+    "predict_goodness",
+):
     for _device in ("cpu", "cuda"):
         _register_autocast(_name, _device)

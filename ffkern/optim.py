@@ -148,6 +148,7 @@ class Slot:
         self.weight_state = weight_state
         self.bias_state = bias_state
         self.step = step
+        self._lr: Tensor | None = None  # on the device of the weights
 
     @property
     def hyper(self) -> list[float]:
@@ -157,10 +158,16 @@ class Slot:
     def lr(self) -> Tensor:
         """Learning rate now. A plain number put into ``param_groups`` by hand works too."""
         value = self.group["lr"]
-        value = value if isinstance(value, Tensor) and value.dtype == torch.float64 else _lr_tensor(value)
-        if value.device != self.weight.device:  # where it stays: kernels read it on the device
-            value = self.group["lr"] = value.to(self.weight.device)
-        return value
+        if self._lr is not None and value is self._lr:
+            return self._lr
+        device = self.weight.device
+        if isinstance(value, Tensor) and value.dtype == torch.float64 and value.device == device:
+            self._lr = value
+        elif self._lr is None:
+            self._lr = self.group["lr"] = _lr_tensor(value).to(device)
+        else:  # into the memory that kernels of a captured step read
+            self.group["lr"] = self._lr.fill_(_check("lr", float(value), 0.0))
+        return self._lr
 
     def fits(self, owner: FusedOptimizer, weight: Tensor, bias: Tensor | None) -> bool:
         """False when the layer has other parameters or another optimiser than this slot was made for."""
@@ -185,7 +192,8 @@ class SGD(FusedOptimizer):
 
     Rows far on their right side of the threshold teach next to nothing, and most rows soon are: those that amount to
     less than `row_tolerance` of the weight gradient in all, measured by norms, are left out of its product. The default
-    is below the rounding of that product; 0 keeps every row. (Not in Adam, which rescales small gradients.)
+    is below the rounding of that product; 0 keeps every row. (Not in Adam, which rescales small gradients. CUDA keeps
+    every row.)
     """
 
     kind, slots = "sgd", 1

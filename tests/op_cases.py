@@ -384,7 +384,7 @@ def step(offset: int = 3, **a: Any) -> dict[str, Any]:
     name, arguments, written = step_call(a, fenced)
     assert getattr(ops, name)(*arguments) is None
     fenced.check()
-    written["stats"] = written["stats"] - STATS_BEFORE
+    written["stats"] = written["stats"] - STATS_BEFORE.to(written["stats"].device)
     return written
 
 

@@ -25,7 +25,7 @@ from emulated import build
 from tolerance import STORAGE_UNIT, UNIT, check_parity
 from torch import Tensor
 
-from ffkern import ops
+from ffkern import nn, ops, optim
 from ffkern import reference as ref
 
 pytestmark = [pytest.mark.emulated, pytest.mark.usefixtures("poisoned")]
@@ -260,6 +260,27 @@ def test_a_row_does_not_depend_on_its_batch(math: str) -> None:
             assert all(torch.equal(v[row : row + 1], alone[k]) for k, v in everything.items())
 
 
+@pytest.mark.parametrize(("rows", "classes", "variants"), [(2500, 0, 1), (2500, 3, 2), (90, 70, 3)])
+def test_sums_of_many_rows_and_labels(rows: int, classes: int, variants: int) -> None:
+    """As many slices as there can be, the last one shorter; labels in several groups."""
+    a = cases.step_arguments(
+        rows, 80, 9, classes=classes, variants=variants if classes else 0, optimiser="sgd", peer=True
+    )
+    check_parity(lambda **a: step_on("sm_80", **a), cases.step_reference, a)
+
+
+def test_nothing_to_add_up() -> None:
+    """No units, no rows."""
+    with emulated.device("sm_80"):
+        mean = torch.zeros(0)
+        assert ops.peer_update_(torch.zeros(3, 0), torch.ones(3), mean, 0.1, 0.9).shape == (0,)
+        for empty in (cases.layer_arguments(0, 16, 8), cases.layer_arguments(0, 16, 8, dtype=torch.float16)):
+            check_parity(cases.forward, cases.forward_reference, empty)
+        grad = cases.grad_arguments(cases.step_arguments(4, 16, 8))
+        none = {k: v[:0] if isinstance(v, Tensor) and v.shape[:1] == (4,) else v for k, v in grad.items()}
+        check_parity(cases.gradient, cases.gradient_reference, none)
+
+
 # ------------------------------------------------------------------------------- values at the edges
 
 
@@ -442,7 +463,6 @@ def test_no_bank_conflicts(math: str, instance: str, driver: ModuleType) -> None
             depth = 2 * m // record["grid"][1]  # rows of a split
             steps *= depth // k
             factors = 2 if element == 2 else 8 if math == "f32" else 2
-            wide = 2 if element == 2 else 1  # pairs of factors, or one
             if element == 2:
                 words, pairs = 0, factors
             elif math == "f32":
@@ -450,7 +470,6 @@ def test_no_bank_conflicts(math: str, instance: str, driver: ModuleType) -> None
             else:
                 words, pairs = factors + 2 * (2 * fragments_m + fragments_n), 0
             loop = warps * steps * (words + 2 * pairs)
-            assert wide
             # and the tile of dW on its way out: 16 bytes a lane where inputs are a multiple of four
             tile_out = record["grid"][0] * record["grid"][1] * m * n * 4 // 128
             assert stats["shared_load_wavefronts"] <= loop + tile_out
@@ -678,6 +697,30 @@ def test_three_replays_are_three_steps(math: str, variants: int, optimiser: str,
                 graphs.replay(graph[0], stream)
     for key, value in eager.items():
         assert value is None or torch.equal(value, replayed[key]), key
+
+
+def test_a_learning_rate_set_by_hand_reaches_a_captured_step(driver: ModuleType) -> None:
+    """A number put into param_groups goes into the memory that the graph reads."""
+    graphs = Graphs(driver)
+    stream = graphs.stream()
+    layer = nn.FFLinear(12, 8)
+    opt = optim.SGD(layer.parameters(), lr=0.5)
+    x, sign = torch.randn(6, 12), torch.tensor([1.0, -1] * 3)
+    graph: list[int] = []
+    with emulated.device("sm_80", stream=stream, hold=True):
+        layer.reserve(6)
+        with graphs.capture(stream, graph):
+            layer.step(x, sign, opt)
+        before = layer.weight.detach().clone()
+        opt.param_groups[0]["lr"] = 0.0
+        layer._bind(opt).lr()  # what the next eager step does first
+        graphs.replay(graph[0], stream)
+        assert torch.equal(layer.weight, before)
+        opt.param_groups[0]["lr"] = 0.25
+        layer._bind(opt).lr()
+        graphs.replay(graph[0], stream)
+    assert not torch.equal(layer.weight, before)
+    assert float(opt.param_groups[0]["lr"]) == 0.25
 
 
 def test_replays_draw_new_hybrid_images(driver: ModuleType) -> None:

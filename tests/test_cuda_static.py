@@ -48,18 +48,21 @@ class Kernel(NamedTuple):
         return [i.opcode for i in self.code]
 
     def main_loop(self, opcode: str) -> list[Instruction]:
-        """The innermost loop with most of the instructions that begin so."""
+        """The pipeline's loop: with one barrier, and most of the instructions that begin so.
+
+        Jumps backwards to blocks that were moved out of line look like loops too; the shortest range is the loop.
+        """
         loops = []
         for end, instruction in enumerate(self.code):
             target = re.search(r"`\((\.L_\w+)\)", instruction.operands)
-            if instruction.opcode == "BRA" and target and self.labels[target.group(1)] <= end:
+            if instruction.opcode.startswith("BRA") and target and self.labels[target.group(1)] <= end:
                 loops.append((self.labels[target.group(1)], end))
 
-        def inside(loop: tuple[int, int]) -> int:
-            return sum(i.opcode.startswith(opcode) for i in self.code[loop[0] : loop[1]])
+        def inside(loop: tuple[int, int], start: str) -> int:
+            return sum(i.opcode.startswith(start) for i in self.code[loop[0] : loop[1]])
 
-        around = [a for a in loops if any(b != a and a[0] <= b[0] and b[1] <= a[1] and inside(b) for b in loops)]
-        begin, end = max((loop for loop in loops if loop not in around), key=inside)
+        pipelines = [loop for loop in loops if inside(loop, "BAR.SYNC") == 1]
+        begin, end = max(pipelines, key=lambda loop: (inside(loop, opcode), loop[0] - loop[1]))
         return self.code[begin : end + 1]
 
 

@@ -109,6 +109,78 @@ def test_weights_changed_by_hand_reach_the_low_copy(monkeypatch: pytest.MonkeyPa
     assert torch.equal(layer.weight, other.weight)
 
 
+def stepped(layer: nn.FFLinear, x: Tensor, sign: Tensor) -> Tensor:
+    """The weights after one more step from where the layer is."""
+    other = copy.deepcopy(layer)  # has no low copy that could be stale
+    for each in (layer, other):
+        each.step(x, sign, optim.SGD(each.parameters(), lr=0.1))
+    assert torch.equal(layer.weight, other.weight)
+    return layer.weight
+
+
+@pytest.mark.parametrize("change", ["assign", "parameter", "inference", "refused"])
+def test_the_low_copy_is_never_stale(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens between two steps, the second reads the weights that are there."""
+    monkeypatch.setattr(nn, "_stored", lambda x: x.dtype)
+    x, sign = torch.randn(8, 24).bfloat16(), torch.tensor([1.0, -1] * 4)
+    layer, other = nn.FFLinear(24, 16), nn.FFLinear(24, 16)
+    with emulated.device("sm_80"):
+        stepped(layer, x, sign), stepped(other, x, sign)
+        if change == "assign":
+            layer.load_state_dict(other.state_dict(), assign=True)
+        elif change == "parameter":
+            fresh = torch.nn.Parameter(torch.empty(16, 24))
+            with torch.no_grad():
+                while fresh._version < layer.weight._version:
+                    fresh.normal_()
+            layer.weight = fresh
+        elif change == "inference":
+            with torch.inference_mode():
+                layer.step(x, sign, optim.SGD(layer.parameters(), lr=0.1))
+            with torch.no_grad():
+                layer.weight.neg_()
+        else:
+            with pytest.raises(RuntimeError):
+                layer.step(x, sign, optim.SGD(layer.parameters(), lr=0.1), x_norm="no tensor")
+            with torch.no_grad():
+                layer.weight.neg_()
+        stepped(layer, x, sign)
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "hard"])
+def test_autocast_reaches_every_update(negatives: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 images under autocast train as bfloat16 images do, whether the passes are one or two."""
+    monkeypatch.setattr(
+        nn, "_stored", lambda x: torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
+    )  # as for CUDA tensors
+    x, labels = torch.rand(7, 30), torch.randint(0, 5, (7,))
+    start = FFNet([30, 20, 12], 5, head_layers="all")
+    weights = []
+    for autocast in (False, True):
+        net = copy.deepcopy(start)
+        opt, head_opt = (optim.SGD(part.parameters(), lr=0.1) for part in (net.layers, net.head))
+        generator = torch.Generator().manual_seed(0)
+        with emulated.device("sm_80"), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            images = x if autocast else x.bfloat16()
+            net.step(images, labels, opt, negatives=negatives, generator=generator, head_opt=head_opt)
+        weights.append(net.state_dict())
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+def test_passes_without_a_step_use_the_tensor_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn, "_stored", lambda x: x.dtype)
+    net = FFNet([30, 20, 12], 5, head_layers="all")
+    x = torch.rand(7, 30).bfloat16()
+    with emulated.device("sm_80") as driver:
+        driver.driver_clear()
+        net.logits(x), net.features(x), net.predict(x)
+        kernels = [record["kernel"] for record in driver.driver_last_stats()]
+    products = [kernel for kernel in kernels if kernel.startswith("ffkern_forward")]
+    assert len(products) == 6
+    assert all(kernel.startswith("ffkern_forward_bf16") for kernel in products)
+
+
 def test_features_follow_the_kernels() -> None:
     """Features of every layer, and prediction over layers, equal the CPU's within rounding."""
     net = FFNet([40, 33, 17], 5)

@@ -18,8 +18,9 @@ void write_labels(int64_t rows, int64_t classes, const int64_t* labels, float on
 void wrong_labels(int64_t rows, int64_t classes, const int64_t* labels, const float* u, int64_t* out) {
   for (int64_t i = 0; i < rows; ++i) {
     // u (C - 1) can round up to C - 1 although u < 1: the true label again, so it is held back.
-    const int64_t drawn = static_cast<int64_t>(std::floor(u[i] * static_cast<float>(classes - 1)));
-    out[i] = (labels[i] + 1 + (drawn < classes - 2 ? drawn : classes - 2)) % classes;
+    const float drawn = std::floor(u[i] * static_cast<float>(classes - 1)), last = static_cast<float>(classes - 2);
+    const int64_t offset = !(drawn > 0) ? 0 : drawn < last ? static_cast<int64_t>(drawn) : classes - 2;
+    out[i] = (labels[i] + 1 + offset) % classes;
   }
 }
 

@@ -63,10 +63,14 @@ struct RowFactors {
   }
 };
 
+/// What a lane holds of its warp's tile of results.
+template <class Tile>
+using Sums = float[Tile::kFragmentsM][Tile::kFragmentsN][4];
+
 /// Sums of a warp's tile, and the lane's place in it.
 template <class Tile>
 struct WarpTile {
-  float sums[Tile::kFragmentsM][Tile::kFragmentsN][4] = {};
+  Sums<Tile> sums = {};
   const int warp_m, warp_n, lane, quad, in_quad;
 
   __device__ __forceinline__ WarpTile()
@@ -79,18 +83,27 @@ struct WarpTile {
   /// First row and first column of the warp in the block's tile.
   __device__ __forceinline__ int row0() const { return warp_m * Tile::kWarpTileM; }
   __device__ __forceinline__ int column0() const { return warp_n * Tile::kWarpTileN; }
+};
 
-  __device__ __forceinline__ void clear() {
+/// One stage: steps(sums) adds its products. Where results are to be float32 the products of a stage add up on their
+/// own before they join the sum, whose roundings are as many as there are stages then, and not products.
+template <class Math, class Tile, class Steps>
+__device__ __forceinline__ void multiply_stage(WarpTile<Tile>& warp, Steps steps) {
+  if constexpr (Math::kProduct == Product::kF32 || Math::kProduct == Product::kTf32x3) {
+    Sums<Tile> part = {};
+    steps(part);
 #pragma unroll
-    for (auto& row : sums) {
+    for (int m = 0; m < Tile::kFragmentsM; ++m) {
 #pragma unroll
-      for (auto& fragment : row) {
+      for (int n = 0; n < Tile::kFragmentsN; ++n) {
 #pragma unroll
-        for (float& sum : fragment) sum = 0.0f;
+        for (int i = 0; i < 4; ++i) warp.sums[m][n][i] += part[m][n][i];
       }
     }
+  } else {
+    steps(warp.sums);
   }
-};
+}
 
 /// Fragments of both operands for one step on the tensor cores.
 template <class Math, class Tile>
@@ -101,7 +114,7 @@ struct Fragments {
 
   /// d += a b, all fragments of the warp. Floats are rounded to tf32 on the way; in three products what the rounding
   /// leaves, up to 2^-22 of the element, goes through the tensor cores too.
-  __device__ __forceinline__ void multiply(float (&sums)[Tile::kFragmentsM][Tile::kFragmentsN][4]) {
+  __device__ __forceinline__ void multiply(Sums<Tile>& sums) {
     uint32_t a_rest[kSplit ? Tile::kFragmentsM : 1][4], b_rest[kSplit ? Tile::kFragmentsN / 2 : 1][4];
     if constexpr (kFloats) {
       const auto round = [](uint32_t& value, uint32_t& rest) {
@@ -151,8 +164,9 @@ __device__ __forceinline__ float add_squares(float sum, uint32_t bits) {
 /// One step of the forward product on tiles at these addresses; adds the squares of the rows of x that this lane holds
 /// where `square` (rows 8 i + g of the warp's tile, i the index).
 template <class Math, class Tile>
-__device__ __forceinline__ void forward_step(WarpTile<Tile>& warp, uint32_t x_tile, uint32_t weight_tile, int step,
-                                             bool square, float (&squares)[2 * Tile::kFragmentsM]) {
+__device__ __forceinline__ void forward_step(const WarpTile<Tile>& warp, Sums<Tile>& sums, uint32_t x_tile,
+                                             uint32_t weight_tile, int step, bool square,
+                                             float (&squares)[2 * Tile::kFragmentsM]) {
   constexpr int kRowBytes = Tile::kTileK * Tile::kElementBytes;
   const auto place = [](int row, int chunk) { return tile_offset<kRowBytes, Swizzle::kChunks>(row, chunk * 16); };
   if constexpr (Math::kProduct != Product::kF32) {
@@ -174,7 +188,7 @@ __device__ __forceinline__ void forward_step(WarpTile<Tile>& warp, uint32_t x_ti
         squares[2 * m + 1] = add_squares<Math>(add_squares<Math>(squares[2 * m + 1], f.a[m][1]), f.a[m][3]);
       }
     }
-    f.multiply(warp.sums);
+    f.multiply(sums);
   } else {
 #pragma unroll
     for (int chunk = step * 2; chunk < step * 2 + 2; ++chunk) {
@@ -193,7 +207,7 @@ __device__ __forceinline__ void forward_step(WarpTile<Tile>& warp, uint32_t x_ti
       for (int i = 0; i < 2 * Tile::kFragmentsM; ++i) {
 #pragma unroll
         for (int j = 0; j < 2 * Tile::kFragmentsN; ++j) {
-          float& sum = warp.sums[i / 2][j / 2][i % 2 * 2 + j % 2];
+          float& sum = sums[i / 2][j / 2][i % 2 * 2 + j % 2];
           sum = fmaf(x[i].x, weight[j].x, sum);
           sum = fmaf(x[i].y, weight[j].y, sum);
           sum = fmaf(x[i].z, weight[j].z, sum);
@@ -214,8 +228,8 @@ __device__ __forceinline__ void forward_step(WarpTile<Tile>& warp, uint32_t x_ti
 /// One step of the gradient product: dW += (factors h)^T x. `peer` holds p of the lane's rows 8 i + g; f and q are read
 /// from shared memory, one a row of h.
 template <class Math, class Tile>
-__device__ __forceinline__ void gradient_step(WarpTile<Tile>& warp, uint32_t h_tile, uint32_t x_tile, uint32_t factors,
-                                              int step, RowFactors rows, float power,
+__device__ __forceinline__ void gradient_step(const WarpTile<Tile>& warp, Sums<Tile>& sums, uint32_t h_tile,
+                                              uint32_t x_tile, uint32_t factors, int step, RowFactors rows, float power,
                                               const float (&peer)[2 * Tile::kFragmentsM]) {
   constexpr int kElement = Tile::kElementBytes;
   constexpr Swizzle kSwizzle = kElement == 2 ? Swizzle::kChunks : Swizzle::kWordsAcross;
@@ -259,7 +273,7 @@ __device__ __forceinline__ void gradient_step(WarpTile<Tile>& warp, uint32_t h_t
         });
       }
     }
-    f.multiply(warp.sums);
+    f.multiply(sums);
   } else if constexpr (Math::kProduct != Product::kF32) {
     Fragments<Math, Tile> f;
 #pragma unroll
@@ -288,7 +302,7 @@ __device__ __forceinline__ void gradient_step(WarpTile<Tile>& warp, uint32_t h_t
         f.b[n / 2][n % 2 * 2 + half] = __float_as_uint(load_shared(x_at(k, n * 8 + warp.quad)));
       }
     }
-    f.multiply(warp.sums);
+    f.multiply(sums);
   } else {
 #pragma unroll
     for (int k = depth; k < depth + Tile::kDepth; ++k) {
@@ -312,8 +326,9 @@ __device__ __forceinline__ void gradient_step(WarpTile<Tile>& warp, uint32_t h_t
       for (int i = 0; i < 2 * Tile::kFragmentsM; ++i) {
 #pragma unroll
         for (int n = 0; n < Tile::kFragmentsN; ++n) {
-          warp.sums[i / 2][n][i % 2 * 2] = fmaf(a[i], b[n].x, warp.sums[i / 2][n][i % 2 * 2]);
-          warp.sums[i / 2][n][i % 2 * 2 + 1] = fmaf(a[i], b[n].y, warp.sums[i / 2][n][i % 2 * 2 + 1]);
+          float (&sum)[4] = sums[i / 2][n];
+          sum[i % 2 * 2] = fmaf(a[i], b[n].x, sum[i % 2 * 2]);
+          sum[i % 2 * 2 + 1] = fmaf(a[i], b[n].y, sum[i % 2 * 2 + 1]);
         }
       }
     }

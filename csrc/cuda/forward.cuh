@@ -25,12 +25,13 @@
 // The squares for ||x_i|| are taken from the fragments of x that have just come into registers: no extra memory access.
 // Warps beside each other hold the same fragments, so each squares every kWarpsN-th step of them.
 //
-// Numerics. Products and squares of 2-byte operands are exact in float32; with tf32 operands err by 2^-11 each, in
-// three products by 2^-22; float32 rounds every multiply-add. The tensor cores add in float32 with a truncation of
-// their own: K 2^-23 sum |x w| is a bound for all. A row's sums are added in the order: own columns from left to right,
-// the four lanes of a quad, warps, tiles. ||x_i|| overflows where its square does, at 1.8e19. A zero row has r = 1 /
-// eps and h = relu(b). Rows, units and inputs beyond the matrix are filled with zeros by the copies, and units beyond
-// it are left out of the sums explicitly, since 0 NaN and 0 inf are not 0.
+// Numerics. Products and squares of 2-byte operands are exact in float32; tf32 operands err by 2^-11 each, in three
+// products by 2^-22; float32 rounds every multiply-add, and adds up a stage before it joins the sum. The tensor cores
+// add in float32 with a truncation of their own: K 2^-23 sum |x w| is a bound for all (docs/numerics.md). A row's sums
+// are added in the order: own columns from left to right, the four lanes of a quad, warps, tiles. ||x_i|| overflows
+// where its square does, at 1.8e19. A zero row has r = 1 / eps and h = relu(b). Rows, units and inputs beyond the
+// matrix are filled with zeros by the copies, and units beyond it are left out of the sums explicitly, since 0 NaN and
+// 0 inf are not 0.
 #pragma once
 #include "../core/math.h"
 #include "arithmetic.cuh"
@@ -144,11 +145,16 @@ __device__ __forceinline__ void forward_kernel(const ForwardParams& p) {
     weight.load(stage + Tile::kTileBytesM, 0, k * Tile::kTileK);
   };
   const auto multiply = [&](uint32_t stage, int k) {
+    float part[2 * Tile::kFragmentsM] = {};
+    multiply_stage<Math>(warp, [&](Sums<Tile>& sums) {
 #pragma unroll
-    for (int step = 0; step < Tile::kSteps; ++step) {
-      const bool square = squares_wanted && (k * Tile::kSteps + step) % Tile::kWarpsN == warp.warp_n;
-      forward_step<Math>(warp, stage, stage + Tile::kTileBytesM, step, square, squares);
-    }
+      for (int step = 0; step < Tile::kSteps; ++step) {
+        const bool square = squares_wanted && (k * Tile::kSteps + step) % Tile::kWarpsN == warp.warp_n;
+        forward_step<Math>(warp, sums, stage, stage + Tile::kTileBytesM, step, square, part);
+      }
+    });
+#pragma unroll
+    for (int i = 0; i < 2 * Tile::kFragmentsM; ++i) squares[i] += part[i];
   };
   run_pipeline<Tile::kStages, Tile::kStageBytes>(shared_address(shared), (p.inputs + Tile::kTileK - 1) / Tile::kTileK,
                                                  fill, multiply);

@@ -55,7 +55,7 @@ __device__ __forceinline__ void finish_tile(const GradientParams& p, const unsig
       const int64_t at = (int64_t{blockIdx.y} * t.units + unit0 + row) * t.inputs + input0 + column;
       *reinterpret_cast<Floats<kCount>*>(p.partial + at) = g;
     } else {
-      finish_weights(t, rule, unit0 + row, input0 + column, g);
+      finish_product(t, rule, unit0 + row, input0 + column, g);
     }
   }
 }
@@ -91,11 +91,13 @@ __device__ __forceinline__ void gradient_kernel(const GradientParams& p) {
     load_factors<Tile>(p, stage + Tile::kStageBytes, row0 + k * Tile::kTileK, row_end);
   };
   const auto multiply = [&](uint32_t stage, int) {
+    multiply_stage<Math>(warp, [&](Sums<Tile>& sums) {
 #pragma unroll
-    for (int step = 0; step < Tile::kSteps; ++step) {
-      gradient_step<Math>(warp, stage, stage + Tile::kTileBytesM, stage + Tile::kStageBytes, step, factors, power,
-                          peer);
-    }
+      for (int step = 0; step < Tile::kSteps; ++step) {
+        gradient_step<Math>(warp, sums, stage, stage + Tile::kTileBytesM, stage + Tile::kStageBytes, step, factors,
+                            power, peer);
+      }
+    });
   };
   run_pipeline<Tile::kStages, Tile::kGradientStageBytes>(
       shared_address(shared), (row_end - row0 + Tile::kTileK - 1) / Tile::kTileK, fill, multiply);

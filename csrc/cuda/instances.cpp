@@ -66,13 +66,18 @@ const Image& image_of(Product product) {
 }
 
 /// The instance that $FFKERN_CUDA_PRODUCT names, if it is set.
-const Instance* forced(std::span<const Instance> all, int aligned) {
+const Instance* forced(std::span<const Instance> all, int aligned, const DeviceFacts& facts, int Instance::* bytes) {
   const char* name = std::getenv("FFKERN_CUDA_PRODUCT");
   if (!name || !*name) return nullptr;
   std::string names;
   for (const Instance& instance : all) {
     names += (names.empty() ? "" : ", ") + std::string(instance.name);
     if (std::string_view(name) != instance.name) continue;
+    if (instance.*bytes > facts.shared_bytes) {
+      throw std::invalid_argument(
+          "ffkern: FFKERN_CUDA_PRODUCT=" + std::string(name) + " needs " + std::to_string(instance.*bytes) +
+          " bytes of shared memory, but the device grants a block " + std::to_string(facts.shared_bytes) + ".");
+    }
     if (instance.copy_bytes <= aligned) return &instance;
     throw std::invalid_argument("ffkern: FFKERN_CUDA_PRODUCT=" + std::string(name) +
                                 " needs operands and their rows aligned to " + std::to_string(instance.copy_bytes) +
@@ -90,7 +95,7 @@ int64_t tiles(const Instance& instance, int64_t m, int64_t n) {
 const Instance& choose(Product product, int64_t m, int64_t n, int aligned, const DeviceFacts& facts,
                        int Instance::* bytes) {
   const std::span<const Instance> all = instances(product);
-  if (const Instance* instance = forced(all, aligned)) return *instance;
+  if (const Instance* instance = forced(all, aligned, facts, bytes)) return *instance;
   const Instance* chosen = nullptr;
   for (const Instance& instance : all) {
     if (instance.copy_bytes > aligned || instance.*bytes > facts.shared_bytes) continue;
@@ -106,16 +111,10 @@ const Instance& choose(Product product, int64_t m, int64_t n, int aligned, const
 }
 
 /// How often the batch is split: until the grid fills the chip, as long as a split has a few stages of rows to itself.
-/// float32 sums are cut after 2048 rows in any case (up to 16 times), because their error grows with their length.
-int64_t split_count(Product product, const Instance& instance, int64_t rows, int64_t units, int64_t inputs,
-                    const DeviceFacts& facts) {
+int64_t split_count(const Instance& instance, int64_t rows, int64_t units, int64_t inputs, const DeviceFacts& facts) {
   const int64_t fill = facts.multiprocessors / std::max<int64_t>(1, tiles(instance, units, inputs));
   const int64_t most = std::max<int64_t>(1, rows / (4 * instance.tile_k));
-  int64_t splits = std::clamp<int64_t>(fill, 1, most);
-  if (product == Product::kF32 || product == Product::kTf32x3) {
-    splits = std::max(splits, std::min<int64_t>(16, parts(rows, 2048)));
-  }
-  return splits;
+  return std::clamp<int64_t>(fill, 1, most);
 }
 
 bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
@@ -123,7 +122,7 @@ bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }  // namespace
 
 int checked_size(const char* name, int64_t size) {
-  constexpr int64_t kMaxSize = std::numeric_limits<int>::max() - 4096;
+  constexpr int64_t kMaxSize = (int64_t{1} << 29) - 4096;  // bytes of a row are counted in 32 bits
   if (size <= kMaxSize) return static_cast<int>(size);
   throw std::invalid_argument("ffkern: a layer on CUDA got " + std::to_string(size) + " " + name + "; it takes up to " +
                               std::to_string(kMaxSize) + ".");
@@ -137,6 +136,9 @@ int alignment(const void* matrix, int64_t pitch, int64_t rows, Storage storage) 
 }
 
 int forward_product(const Queue& queue, Product product, ForwardParams p) {
+  // A single row has no pitch that has to be aligned, but addresses of rows beyond the matrix are formed with it.
+  if (p.images == 1) p.x_pitch = 0;
+  if (p.units == 1) p.weight_pitch = 0;
   const Storage storage = storage_of(product);
   const int aligned =
       std::min(alignment(p.x, p.x_pitch, p.images, storage), alignment(p.weight, p.weight_pitch, p.units, storage));
@@ -157,12 +159,13 @@ int64_t most_column_tiles(Product product, int64_t units) {
 }
 
 void gradient_product(const Queue& queue, Product product, GradientParams p, float* partial) {
+  if (p.rows == 1) p.h_pitch = p.x_pitch = 0;
   const Storage storage = storage_of(product);
   const GradientTarget& t = p.target;
   const int aligned = std::min(alignment(p.h, p.h_pitch, p.rows, storage), alignment(p.x, p.x_pitch, p.rows, storage));
   const DeviceFacts facts = device_facts(queue.device);
   const Instance& instance = choose(product, t.units, t.inputs, aligned, facts, &Instance::gradient_bytes);
-  const int64_t splits = split_count(product, instance, p.rows, t.units, t.inputs, facts);
+  const int64_t splits = split_count(instance, p.rows, t.units, t.inputs, facts);
   p.split_rows =
       static_cast<int>(std::max<int64_t>(1, parts(parts(p.rows, splits), instance.tile_k)) * instance.tile_k);
   const int64_t used = std::max<int64_t>(1, parts(p.rows, p.split_rows));  // rounding up may leave the last ones empty
@@ -185,7 +188,7 @@ int64_t gradient_parts(const Queue& queue, Product product, int64_t rows, int64_
   const DeviceFacts facts = device_facts(queue.device);
   int64_t most = 1;
   for (const Instance& instance : instances(product)) {
-    most = std::max(most, split_count(product, instance, rows, units, inputs, facts));
+    most = std::max(most, split_count(instance, rows, units, inputs, facts));
   }
   return most > 1 ? most * units * inputs : 0;
 }

@@ -14,8 +14,8 @@ struct Instance {
   int tile_m, tile_n, tile_k, threads, copy_bytes, forward_bytes, gradient_bytes;
 };
 
-/// A size as the kernels count it, in 32 bits and past the last tile; offsets in memory have 64. Throws
-/// std::invalid_argument with its name beyond that.
+/// A size as the kernels count it, in 32 bits; offsets in memory have 64. Throws std::invalid_argument with its name
+/// beyond that.
 int checked_size(const char* name, int64_t size);
 
 /// Launches the forward kernel: fills in tiles_m, tiles_n and store_bytes. The instance is the one that

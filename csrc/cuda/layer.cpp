@@ -321,8 +321,9 @@ void set_factors(RowsParams& r, const Layer& layer, const float* scale, const fl
   r.factor = scratch.factor;
   r.peer_factor = peer ? scratch.peer_factor : nullptr;
   r.peer_sign = sign;
+  if (layer.product != Product::kF16) return;
   r.partial_max = scratch.partial_max;
-  if (layer.product == Product::kF16 && layer.classes == 0) {
+  if (layer.classes == 0) {
     r.x = static_cast<const uint16_t*>(layer.x);
     r.x_pitch = layer.x_pitch;
     r.inputs = static_cast<int>(layer.inputs);
@@ -394,8 +395,7 @@ void run_gradient(const Queue& queue, const Layer& layer, const Kept& kept, cons
   s.units = static_cast<int>(layer.units);
   s.classes = static_cast<int>(layer.classes);
   s.kind = layer.kind.goodness;
-  if (s.operand == nullptr) s.scale = nullptr;
-  sums(queue, s);
+  if (layer.classes > 0 || target.bias != nullptr || target.dbias != nullptr) sums(queue, s);
 
   GradientParams g;
   g.x = layer.x;

@@ -39,6 +39,7 @@ __device__ __forceinline__ void run_pipeline(uint32_t ring, int depth_tiles, Fil
     __syncthreads();
     if (tile + kStages - 1 < depth_tiles) fill(ring + fill_stage * kStageBytes, tile + kStages - 1);
     commit_copies();
+    __syncwarp();  // whatever the copies branched over: what follows is for whole warps
     multiply(ring + read_stage * kStageBytes, tile);
     read_stage = read_stage + 1 == kStages ? 0 : read_stage + 1;
     fill_stage = fill_stage + 1 == kStages ? 0 : fill_stage + 1;

@@ -1,5 +1,7 @@
 #include "rows.h"
 
+#include <algorithm>
+
 namespace ffkern::cuda {
 
 void rows(const Queue& queue, const RowsParams& p) {
@@ -18,12 +20,16 @@ void variants(const Queue& queue, const VariantsParams& p) {
 }
 
 void sums(const Queue& queue, const SumsParams& p) {
+  if (p.units == 0) return;
   const int64_t groups = p.classes > 0 ? parts(p.classes + 1, kSumsLabels) : 1;
+  const int kept = p.classes > 0 ? std::min(p.classes + 1, kSumsLabels) : 0;
   launch(queue, kImageRows, "ffkern_sums", {parts(p.units, kSumsThreads), sums_slices(p.images), groups}, kSumsThreads,
-         0, p);
+         kept * kSumsThreads * static_cast<int>(sizeof(double)), p);
 }
 
-void peer_term(const Queue& queue, const PeerTermParams& p) { launch(queue, kImageRows, "ffkern_peer", {}, 256, 0, p); }
+void peer_term(const Queue& queue, const PeerTermParams& p) {
+  if (p.units > 0) launch(queue, kImageRows, "ffkern_peer", {}, 256, 0, p);
+}
 
 void count_positives(const Queue& queue, const float* sign, int64_t rows, float* positives, const float* p, int units,
                      float* largest) {
@@ -39,12 +45,13 @@ void count_positives(const Queue& queue, const float* sign, int64_t rows, float*
 
 void update(const Queue& queue, const UpdateParams& p) {
   const GradientTarget& t = p.target;
-  const bool biases = t.bias != nullptr || t.dbias != nullptr;
+  const bool summed = t.bias != nullptr || t.dbias != nullptr || t.classes > 0;
   const int64_t weight_blocks = p.partial != nullptr ? t.units : 0;
-  const int64_t bias_blocks = biases ? parts(t.units, kUpdateThreads) : 0;
-  if (weight_blocks + bias_blocks == 0) return;
+  const int64_t other_blocks = summed ? parts(t.units, kUpdateThreads) : 0;
+  if (weight_blocks + other_blocks == 0) return;
   const int64_t columns = p.partial != nullptr ? parts(t.inputs, kUpdateThreads * (p.wide ? 4 : 1)) : 1;
-  launch(queue, kImageRows, "ffkern_update", {weight_blocks + bias_blocks, columns}, kUpdateThreads, 0, p);
+  launch(queue, kImageRows, "ffkern_update", {weight_blocks + other_blocks, std::max<int64_t>(columns, 1 + t.classes)},
+         kUpdateThreads, 0, p);
 }
 
 void convert(const Queue& queue, const ConvertParams& p) {

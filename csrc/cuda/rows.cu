@@ -112,6 +112,7 @@ extern "C" __global__ void __launch_bounds__(kRowsThreads) ffkern_rows(const __g
     p.factor[row] = factor;
     if (p.peer_factor != nullptr) p.peer_factor[row] = peer;
   }
+  if (p.partial_max == nullptr) return;
   __shared__ float largest[kRowsThreads];
   const float most = block_reduce<kRowsThreads>(fabsf(factor), largest, larger);
   if (threadIdx.x == 0) p.partial_max[blockIdx.x] = most;
@@ -120,12 +121,15 @@ extern "C" __global__ void __launch_bounds__(kRowsThreads) ffkern_rows(const __g
 }
 
 extern "C" __global__ void __launch_bounds__(256) ffkern_finish(const __grid_constant__ FinishParams p) {
-  if (p.partial_stats != nullptr && threadIdx.x < p.count) {
-    double sum = p.add ? p.stats[threadIdx.x] : 0.0;
-    double of_batch = 0.0;
-    for (int64_t b = 0; b < p.blocks; ++b) of_batch += p.partial_stats[b * p.count + threadIdx.x];
-    p.stats[threadIdx.x] = sum + of_batch;
-    if (threadIdx.x == 0 && p.loss != nullptr) *p.loss = static_cast<float>(of_batch);
+  const int statistic = threadIdx.x / 32, lane = threadIdx.x % 32;  // a warp each
+  if (p.partial_stats != nullptr && statistic < p.count) {
+    double sum = 0.0;
+    for (int64_t b = lane; b < p.blocks; b += 32) sum += p.partial_stats[b * p.count + statistic];
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    if (lane == 0) {
+      p.stats[statistic] = p.add ? p.stats[statistic] + sum : sum;
+      if (statistic == 0 && p.loss != nullptr) *p.loss = static_cast<float>(sum);
+    }
   }
   __shared__ float scratch[256];
   if (p.power != nullptr) {
@@ -206,47 +210,67 @@ extern "C" __global__ void __launch_bounds__(256) ffkern_variants(const __grid_c
   }
 }
 
+namespace {
+
+/// Sum over rows [begin, end) of dz, or of h of positive rows: eight at a time in float32, so that as many loads are
+/// under way, and these in float64.
+__device__ double sum_rows(const SumsParams& p, float slope, int j, int64_t begin, int64_t end) {
+  constexpr int kTogether = 8;
+  double sum = 0.0;
+  for (int64_t first = begin; first < end; first += kTogether) {
+    float part = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const int64_t row = first + i;
+      if (row >= end) continue;
+      const float h = load_element(p.h, p.storage, row * p.h_pitch + j);
+      part += p.coef != nullptr ? dz_of(p.kind, p.coef[row] * slope, h) : p.sign[row] > 0.0f ? h : 0.0f;
+    }
+    sum += part;
+  }
+  return sum;
+}
+
+}  // namespace
+
 extern "C" __global__ void __launch_bounds__(kSumsThreads) ffkern_sums(const __grid_constant__ SumsParams p) {
-  __shared__ double of_label[kSumsLabels][kSumsThreads];
+  extern __shared__ double of_label[];  // [labels, kSumsThreads]
   const int j = blockIdx.x * kSumsThreads + threadIdx.x;
-  const int first_label = blockIdx.z * kSumsLabels;  // the first group of labels does the rest too
-  const int labels = p.classes > 0 ? min(p.classes + 1 - first_label, kSumsLabels) : 0;
-  for (int c = 0; c < labels; ++c) of_label[c][threadIdx.x] = 0.0;  // a thread uses its own column alone
   if (j >= p.units) return;
   const float slope = goodness_slope(p.kind, p.units);
-  const float peer = p.peer != nullptr ? p.peer[j] : 0.0f;
-  const float power = p.power != nullptr ? p.power[0] : 1.0f;
   const int64_t begin = blockIdx.y * p.slice_images;
   const int64_t end = begin + p.slice_images < p.images ? begin + p.slice_images : p.images;
+  if (p.classes == 0) {
+    p.sums[int64_t{blockIdx.y} * p.units + j] = static_cast<float>(sum_rows(p, slope, j, begin, end));
+    return;
+  }
+
+  const int first_label = blockIdx.z * kSumsLabels;  // the first group of labels does the rest too
+  const int labels = min(p.classes + 1 - first_label, kSumsLabels);
+  double* own = of_label + threadIdx.x;
+  for (int c = 0; c < labels; ++c) own[c * kSumsThreads] = 0.0;
+  const float peer = p.peer != nullptr ? p.peer[j] : 0.0f;
+  const float power = p.power != nullptr ? p.power[0] : 1.0f;
   double db = 0.0;
-#pragma unroll 4
   for (int64_t i = begin; i < end; ++i) {
     float operand = 0.0f;
     for (int v = 0; v < p.variants; ++v) {
-      const int64_t row = v * p.images + i;
+      const int64_t row = v * p.images + i, label = p.labels[row];
+      float dz = dz_of(p.kind, p.coef[row] * slope, load_element(p.h, p.storage, row * p.h_pitch + j));
+      if (label < -1 || label >= p.classes) dz = __int_as_float(0x7fffffff);  // as in the forward
       const bool positive = p.sign != nullptr && p.sign[row] > 0.0f;
-      const float h = load_element(p.h, p.storage, row * p.h_pitch + j);
-      if (p.coef == nullptr) {
-        if (positive) db += h;
-        continue;
-      }
-      float dz = dz_of(p.kind, p.coef[row] * slope, h);
-      const int64_t label = p.classes > 0 ? p.labels[row] : 0;
-      if (p.classes > 0 && (label < -1 || label >= p.classes)) dz = __int_as_float(0x7fffffff);  // as in the forward
-      db += dz;
-      if (p.scale == nullptr) continue;
       const float scaled = (dz + (positive ? peer : 0.0f)) * p.scale[row];
+      db += dz;
       operand += scaled;
       const int64_t at = (label == -1 ? p.classes : label) - first_label;
-      if (at >= 0 && at < labels) of_label[at][threadIdx.x] += scaled;
+      if (at >= 0 && at < labels) own[at * kSumsThreads] += scaled;
     }
-    if (p.operand != nullptr && blockIdx.z == 0) store_element(p.operand, p.storage, i * p.units + j, operand * power);
+    if (blockIdx.z == 0) store_element(p.operand, p.storage, i * p.units + j, operand * power);
   }
-  const int64_t entries = p.classes > 0 ? p.classes + 2 : 1;
-  float* sums = p.sums + blockIdx.y * entries * p.units + j;
+  float* sums = p.sums + blockIdx.y * (int64_t{p.classes} + 2) * p.units + j;
   if (blockIdx.z == 0) sums[0] = static_cast<float>(db);
   for (int c = 0; c < labels; ++c) {
-    sums[(1 + int64_t{first_label} + c) * p.units] = static_cast<float>(of_label[c][threadIdx.x]);
+    sums[(1 + int64_t{first_label} + c) * p.units] = static_cast<float>(own[c * kSumsThreads]);
   }
 }
 
@@ -288,16 +312,19 @@ extern "C" __global__ void __launch_bounds__(256) ffkern_peer(const __grid_const
   if (threadIdx.x == 0) *p.largest = most;
 }
 
-/// The parts of dW [unit x, 4 or 1 inputs a thread], then blocks of biases.
+/// The parts of dW [unit x, 4 or 1 inputs a thread]; then blocks of biases (y = 0) and of label columns (y = 1 +
+/// label).
 extern "C" __global__ void __launch_bounds__(kUpdateThreads) ffkern_update(const __grid_constant__ UpdateParams p) {
   const GradientTarget& t = p.target;
   const int weight_blocks = p.partial != nullptr ? t.units : 0;
   if (blockIdx.x >= weight_blocks) {
     const int j = (blockIdx.x - weight_blocks) * kUpdateThreads + threadIdx.x;
-    if (blockIdx.y == 0 && j < t.units) finish_bias(t, j);
+    if (j >= t.units) return;
+    if (blockIdx.y == 0) finish_bias(t, j);
+    if (blockIdx.y >= 1 && blockIdx.y <= t.classes) finish_label(t, j, blockIdx.y - 1);
     return;
   }
-  const int j = blockIdx.x;
+  const int j = blockIdx.x;  // (grid y may reach further, for label columns: such blocks find no input)
   const int64_t size = int64_t{t.units} * t.inputs;
   const auto finish = [&](auto zero) {
     constexpr int kCount = sizeof(zero) / sizeof(float);
@@ -309,7 +336,7 @@ extern "C" __global__ void __launch_bounds__(kUpdateThreads) ffkern_update(const
       const auto more = *reinterpret_cast<const Floats<kCount>*>(source + s * size);
       for (int e = 0; e < kCount; ++e) g.at[e] += more.at[e];
     }
-    finish_weights(t, t.dweight == nullptr ? t.rules[0] : UpdateRule{}, j, k, g);
+    finish_product(t, t.dweight == nullptr ? t.rules[0] : UpdateRule{}, j, k, g);
   };
   if (p.wide) {
     finish(Floats<4>{});

@@ -32,7 +32,7 @@ struct RowsParams {
   float* factor = nullptr;       // [rows] r c times dg/dh's constant factor
   float* peer_factor = nullptr;  // [rows] r of positive rows (by peer_sign), else 0; or null
   const float* peer_sign = nullptr;
-  float* partial_max = nullptr;  // [2, blocks] largest |factor| and peer_factor
+  float* partial_max = nullptr;  // [2, blocks] largest |factor| and peer_factor, or null
   // float16 rows, or null. A row of zeros has an enormous scale and adds nothing: its factors become 0, lest they
   // decide the power of two for all rows.
   const uint16_t* x = nullptr;
@@ -138,7 +138,7 @@ void peer_term(const Queue&, const PeerTermParams&);
 void count_positives(const Queue&, const float* sign, int64_t rows, float* positives, const float* p, int units,
                      float* largest);
 
-/// Argument of ffkern_update: the parts of a split gradient added in order and finished, and the biases.
+/// Argument of ffkern_update: the parts of a split gradient added in order and finished, the biases, label columns.
 struct UpdateParams {
   const float* partial = nullptr;  // [splits, units, inputs]; null: biases alone
   int splits = 0;

@@ -1,4 +1,4 @@
-// The end of a gradient: label columns put right, then the optimiser, or the plain gradient stored.
+// The end of a gradient: the optimiser, or the plain gradient stored.
 #pragma once
 #include "product.h"
 #include "ptx.cuh"
@@ -15,47 +15,28 @@ __device__ __forceinline__ double column_sum(const GradientTarget& t, int index,
   return sum;
 }
 
-/// dW[j, k] of a label input: rows with that label, and neutral rows, each times what they put into it.
-__device__ __forceinline__ float label_gradient(const GradientTarget& t, int j, int k) {
-  return static_cast<float>(t.overlay[0] * column_sum(t, 1 + k, j) + t.overlay[1] * column_sum(t, 1 + t.classes, j));
-}
-
-/// One element of the weights, at j * inputs + k, with the gradient g (of the product, without label inputs).
-__device__ __forceinline__ void finish_weight(const GradientTarget& t, const UpdateRule& rule, int j, int k, float g,
-                                              float& weight, float& m, float& v) {
-  if (k < t.classes) g = label_gradient(t, j, k);
-  if (t.dweight != nullptr) {
-    weight = g;
-  } else {
-    update_element(rule, g, weight, m, v);
-  }
-}
-
 /// kCount floats that are accessed at once.
 template <int kCount>
 struct alignas(4 * kCount) Floats {
   float at[kCount];
 };
 
-/// kCount neighbours of row j from column k on; with more than one, inputs is a multiple of it, and so are addresses.
+/// kCount neighbours of row j from column k on, whose gradients are g: updates them, or stores the gradients. With more
+/// than one, inputs is a multiple of it, and so are addresses.
 template <int kCount>
 __device__ __forceinline__ void finish_weights(const GradientTarget& t, const UpdateRule& rule, int j, int k,
                                                const Floats<kCount>& g) {
   using Vector = Floats<kCount>;
   const auto vector = [](float* p) -> Vector& { return *reinterpret_cast<Vector*>(p); };
   const int64_t index = int64_t{j} * t.inputs + k;
-  Vector weight = {}, m = {}, v = {};
-  if (t.dweight == nullptr) {
-    weight = vector(t.weight + index);
-    m = vector(t.m + index);
-    if (t.v != nullptr) v = vector(t.v + index);
-  }
-#pragma unroll
-  for (int e = 0; e < kCount; ++e) finish_weight(t, rule, j, k + e, g.at[e], weight.at[e], m.at[e], v.at[e]);
   if (t.dweight != nullptr) {
-    vector(t.dweight + index) = weight;
+    vector(t.dweight + index) = g;
     return;
   }
+  Vector weight = vector(t.weight + index), m = vector(t.m + index), v = {};
+  if (t.v != nullptr) v = vector(t.v + index);
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) update_element(rule, g.at[e], weight.at[e], m.at[e], v.at[e]);
   vector(t.weight + index) = weight;
   vector(t.m + index) = m;
   if (t.v != nullptr) vector(t.v + index) = v;
@@ -71,6 +52,28 @@ __device__ __forceinline__ void finish_weights(const GradientTarget& t, const Up
       *reinterpret_cast<uint2*>(low) = {pack(weight.at[0], weight.at[1]), pack(weight.at[2], weight.at[3])};
     }
   }
+}
+
+/// The same for gradients of the product, which says nothing about label inputs: those are left to finish_label().
+template <int kCount>
+__device__ __forceinline__ void finish_product(const GradientTarget& t, const UpdateRule& rule, int j, int k,
+                                               const Floats<kCount>& g) {
+  if (k >= t.classes) {
+    finish_weights(t, rule, j, k, g);
+    return;
+  }
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) {
+    if (k + e >= t.classes) finish_weights(t, rule, j, k + e, Floats<1>{{g.at[e]}});
+  }
+}
+
+/// The weight of unit j and label c, from the sums over rows with that label and over neutral rows, each times what the
+/// row puts into the input.
+__device__ __forceinline__ void finish_label(const GradientTarget& t, int j, int c) {
+  const double g = t.overlay[0] * column_sum(t, 1 + c, j) + t.overlay[1] * column_sum(t, 1 + t.classes, j);
+  const UpdateRule rule = t.dweight == nullptr ? t.rules[0] : UpdateRule{};
+  finish_weights(t, rule, j, c, Floats<1>{{static_cast<float>(g)}});
 }
 
 /// The bias of unit j.

@@ -78,17 +78,31 @@ class TileLoader {
     const int last = left < 0 ? 0 : left < kPieceBytes ? left : kPieceBytes;
     const int skip = (skip_ - column_offset) * kElementBytes - byte_;
     const char* source = source_ + row_offset * pitch_ + int64_t{column_offset} * kElementBytes;
+    const auto each = [&](auto copy) {
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      const int row = row_ + i * kRowStep;
-      const uint32_t destination = stage + tile_offset<kRowBytes, kSwizzle>(row, byte_);
-      const int valid = row + row_offset < rows_ ? last : 0;
-      const char* piece = source + i * kRowStep * pitch_;
-      if (kThroughRegisters || skip > 0 || (kWholePiecesOnly && valid % kPieceBytes != 0)) {
-        store_shared(destination, gather<kPieceBytes, kElementBytes>(piece, skip, valid));
-      } else {
-        copy_async<kPieceBytes>(destination, piece, valid);
+      for (int i = 0; i < kPieces; ++i) {
+        const int row = row_ + i * kRowStep;
+        copy(stage + tile_offset<kRowBytes, kSwizzle>(row, byte_), source + i * kRowStep * pitch_,
+             row + row_offset < rows_ ? last : 0);
       }
+    };
+    const auto gathered = [&](uint32_t destination, const char* piece, int valid) {
+      store_shared(destination, gather<kPieceBytes, kElementBytes>(piece, skip, valid));
+    };
+    if (kThroughRegisters || column_offset < skip_) {  // the same for all threads
+      each(gathered);
+    } else if (kWholePiecesOnly) {
+      each([&](uint32_t destination, const char* piece, int valid) {
+        if (valid % kPieceBytes != 0) {
+          gathered(destination, piece, valid);
+        } else {
+          copy_async<kPieceBytes>(destination, piece, valid);
+        }
+      });
+    } else {
+      each([](uint32_t destination, const char* piece, int valid) {
+        copy_async<kPieceBytes>(destination, piece, valid);
+      });
     }
   }
 

@@ -117,7 +117,7 @@ T* scalar(LaunchScope& scope, const char* op, const char* name, const Tensor& t,
   check_dtype(op, name, t, type);
   if (t.numel() != 1) refuse(op, name, " has shape ", shape_text(t), "; expected a 0-dim tensor");
   scope.use(name, t, access);
-  return static_cast<T*>(const_cast<void*>(t.const_data_ptr()));
+  return static_cast<T*>(access == Access::kRead ? const_cast<void*>(t.const_data_ptr()) : t.mutable_data_ptr());
 }
 
 /// Optimiser settings and the tensors that it writes.

@@ -36,7 +36,7 @@ Product float32_product(const char* op, cuda::Device device) {
   if (wanted == "tf32") return Product::kTf32;
   if (wanted == "tf32x3") return Product::kTf32x3;
   if (!wanted.empty()) refuse(op, "FFKERN_CUDA_FLOAT32 is '", wanted, "'; expected 'ffma', 'tf32' or 'tf32x3'");
-  return torch_precision() == "tf32" && cuda::device_facts(device).capability >= 80 ? Product::kTf32 : Product::kF32;
+  return cuda::device_facts(device).capability >= 80 && torch_precision() == "tf32" ? Product::kTf32 : Product::kF32;
 }
 
 Product product_of(const char* op, Storage storage, cuda::Device device) {
@@ -61,9 +61,12 @@ int64_t checked_classes(const char* op, int64_t classes, int64_t inputs) {
   return classes;
 }
 
+/// Floats of a workspace of so many bytes, wherever its first aligned byte may be.
+int64_t floats_for(int64_t bytes) { return bytes / 4 + 64; }
+
 /// Scratch from torch's allocator: freed when this goes, and handed out again only to later work on the same stream.
 Tensor scratch(LaunchScope& scope, const Tensor& like, int64_t bytes) {
-  return output(scope, "workspace", like, {bytes / 4 + 64}, ScalarType::Float);
+  return output(scope, "workspace", like, {floats_for(bytes)}, ScalarType::Float);
 }
 
 /// The first byte that the kernels' vector accesses like.
@@ -74,8 +77,8 @@ void* aligned(const Tensor& workspace) {
 /// The caller's workspace.
 void* workspace_of(LaunchScope& scope, const char* op, const Tensor& workspace, int64_t bytes) {
   updated(scope, op, "workspace", workspace, {-1}, Access::kWrite);
-  if (workspace.numel() < bytes / 4 + 64) {
-    refuse(op, "workspace has ", workspace.numel(), " floats; expected at least ", bytes / 4 + 64,
+  if (workspace.numel() < floats_for(bytes)) {
+    refuse(op, "workspace has ", workspace.numel(), " floats; expected at least ", floats_for(bytes),
            " (ffkern.ops.step_workspace, FFLinear.reserve)");
   }
   return aligned(workspace);
@@ -556,12 +559,12 @@ cuda::Layer sizes(const char* op, const Tensor& weight, int64_t images, int64_t 
 
 int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer) {
   const LaunchScope scope("step_workspace", "weight", weight);
-  return cuda::step_bytes(scope.queue(), sizes("step_workspace", weight, images, classes, variants), peer) / 4 + 64;
+  return floats_for(cuda::step_bytes(scope.queue(), sizes("step_workspace", weight, images, classes, variants), peer));
 }
 
 int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
   const LaunchScope scope("update_workspace", "weight", weight);
-  return cuda::gradient_bytes(scope.queue(), sizes("update_workspace", weight, images, classes, variants)) / 4 + 64;
+  return floats_for(cuda::gradient_bytes(scope.queue(), sizes("update_workspace", weight, images, classes, variants)));
 }
 
 // ---------------------------------------------------------------- prediction

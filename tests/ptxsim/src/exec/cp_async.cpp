@@ -17,9 +17,9 @@ void Exec::cpAsync(Warp& w, const Instr& in, u32 mk) {
     CpOp op = {(u8)l, (u8)size, w.cpGroup[l], 0, {}};
     Block* b;
     u8* dst = shared(w, l, sharedAddr(w, l, SHARED, addr(w, in.o[0], l)), size, b, op.dst);
+    if (src & (size - 1)) fail(w, l, "misaligned cp.async source");  // even if nothing is read
     if (n) {
       u8* p = global(w, l, src, n, false, n & (n - 1) ? 1 : n);
-      if (src & (size - 1)) fail(w, l, "misaligned cp.async source");
       memcpy(op.data, p, n);
       ga[l] = src;
       reading |= 1u << l;

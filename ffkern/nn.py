@@ -362,9 +362,19 @@ class FFLinear(nn.Linear):
         low, weight = self._low, self.weight
         if low is None or low.dtype != dtype or low.device != weight.device:
             low = self._low = weight.detach().to(dtype)
-        elif self._low_of is None or self._low_of[0] is not weight or self._low_of[1] != weight._version:
+        elif not self._low_is_current():
             low.copy_(weight.detach())  # in place: a captured step reads this memory
         return low
+
+    def _low_is_current(self) -> bool:
+        of = self._low_of
+        return self._low is not None and of is not None and of[0] is self.weight and of[1] == self.weight._version
+
+    def _operand(self, x: Tensor) -> Tensor:
+        """The weights as a product with x best reads them, without gradient: their 16-bit copy where it is current."""
+        if self._low is not None and self._low.dtype == x.dtype and self._low_is_current():
+            return self._low
+        return self.weight.detach()
 
     def _low_is_new(self) -> None:
         """A fused update has just written the copy beside the weights; any later change of them outdates it."""
@@ -725,7 +735,7 @@ class FFNet(nn.Module):
             out = self._activity_rows(i, rows, dtype)
             keep = (out[0], out[3]) if i < last else None
             if i == 0 and layer.frozen:
-                base, rest_norm = torch.ops.ffkern.shared_base(images, layer.weight, self.classes)
+                base, rest_norm = torch.ops.ffkern.shared_base(images, layer._operand(images), self.classes)
                 self._variants_into(base, rest_norm, variants, overlay, out)
             elif i == 0:
                 layer.step_shared(
@@ -764,7 +774,7 @@ class FFNet(nn.Module):
         extra = self.classes - 1 if negatives == "all" else 1
         rows, dtype = n * (2 + extra), _stored(images)
         first = self._layer(0)
-        base, rest_norm = torch.ops.ffkern.shared_base(images, first.weight, self.classes)
+        base, rest_norm = torch.ops.ffkern.shared_base(images, first._operand(images), self.classes)
         neutral = torch.full_like(labels, -1)
         self._forward_rows(base, rest_norm, torch.stack((neutral, labels)), overlay, rows, 0, dtype)
 
@@ -830,7 +840,7 @@ class FFNet(nn.Module):
     def _layer_into(self, index: int, x: Tensor, x_norm: Tensor, out: Sequence[Tensor]) -> None:
         layer = self._layer(index)
         torch.ops.ffkern.layer_forward_(
-            x, layer.weight, layer.bias, x_norm, *out, layer.norm, layer.eps, layer.goodness
+            x, layer._operand(x), layer.bias, x_norm, *out, layer.norm, layer.eps, layer.goodness
         )
 
     def step_layer(
@@ -898,7 +908,7 @@ class FFNet(nn.Module):
     def _pass(self, images: Tensor, variants: Tensor, overlay: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """h, goodness, row scale and h_norm of layer after layer for these label variants, V N rows each."""
         first = self._layer(0)
-        base, rest_norm = torch.ops.ffkern.shared_base(images, first.weight, self.classes)
+        base, rest_norm = torch.ops.ffkern.shared_base(images, first._operand(images), self.classes)
         count, device = variants.numel(), images.device
         h = torch.empty(count, first.out_features, dtype=_stored(images), device=device)
         rows: tuple[Tensor, ...] = (h, *(torch.empty(count, device=device) for _ in range(3)))
@@ -942,7 +952,7 @@ class FFNet(nn.Module):
         first = self._layer(0)
         result: Tensor = torch.ops.ffkern.predict_goodness(
             self._images(x),
-            [layer.weight for layer in self._all_layers()],
+            [layer._operand(x) for layer in self._all_layers()],
             [layer.bias for layer in self._all_layers()],
             self.classes,
             self._overlay(x),

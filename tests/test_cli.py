@@ -619,7 +619,7 @@ def test_info_as_json_and_as_text(capsys, monkeypatch):
     code, out, _ = run(capsys, "info")
     assert code == 0
     assert f"{facts['cpu']['isa']} in use of" in out
-    assert "bfloat16 and float16 are storage formats for now: on the CPU they are computed" in out
+    assert "bfloat16 and float16: on the CPU storage formats, computed in float32" in out
 
 
 def test_info_finds_the_driver_where_the_environment_says(monkeypatch):

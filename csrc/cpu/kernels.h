@@ -66,7 +66,7 @@ int64_t label_floats(const Layer&);
 /// Loss, coefficients c [rows] and statistics (kStatCount doubles, overwritten).
 void local_loss(int64_t rows, const float* goodness, const Lesson&, float* coef, double* stats);
 /// m <- momentum m + (1 - momentum) mean of positive rows; p = (strength / B)(m - mean m). No positive row: m stays,
-/// p = 0. scratch: threads * M floats.
+/// p = 0. scratch: threads * 2 M floats.
 void peer_update(const Provider&, int64_t rows, int64_t units, const float* h, const float* sign, PeerParams,
                  float* mean, float* p, float* scratch);
 /// dW [M, K] and db [M] from kept activities. sign and peer may be null. scratch: update_floats().

@@ -65,14 +65,14 @@ void peer_update(const Provider& provider, int64_t rows, int64_t units, const fl
                  PeerParams params, float* mean, float* p, float* scratch) {
   const RowKernels& kernels = row_kernels();
   const int64_t slices = slice_count(provider, rows, units);
-  std::memset(scratch, 0, sizeof(float) * slices * units);
+  std::memset(scratch, 0, sizeof(float) * slices * 2 * units);
   parallel_tasks(provider, slices, [&](int64_t s) {
     for (int64_t i = slice_begin(rows, slices, s); i < slice_begin(rows, slices, s + 1); ++i) {
-      if (sign[i] > 0) kernels.add(h + i * units, scratch + s * units, units);
+      if (sign[i] > 0) kernels.add(h + i * units, scratch + s * 2 * units, units);
+      if (i % kRunRows == kRunRows - 1) end_run(kernels, scratch + s * 2 * units, units);
     }
   });
-  for (int64_t s = 1; s < slices; ++s) kernels.add(scratch + s * units, scratch, units);
-  peer_from_sums(units, scratch, count_positive(rows, sign), params, mean, p);
+  peer_from_sums(units, total_of_runs(kernels, scratch, slices, units), count_positive(rows, sign), params, mean, p);
 }
 
 }  // namespace ffkern::cpu

@@ -34,7 +34,6 @@ namespace {
 
 constexpr int64_t kChunkFloats = 4 << 20;        // z of one chunk: 16 MiB
 constexpr int64_t kUpdateBlockFloats = 4 << 20;  // dW of one block of units: 16 MiB
-constexpr int64_t kRunRows = 32;                 // rows that add up in a short sum of their own
 
 RowGradient row_gradient(const Layer& layer, float coef, float scale, const float* peer, float sign) {
   return {coef * goodness_slope(layer.kind.goodness, layer.units), layer.kind.goodness == Goodness::kSumAbs,
@@ -278,7 +277,7 @@ struct StepScratch {
   float* dweight;              // one block of units, or all of them when chunks add up
   float* columns = nullptr;    // label columns of W
   float* variant_h = nullptr;  // [slices, V, M] activities of one image, when nobody keeps them
-  float* peer_sums = nullptr;  // [slices, M]
+  float* peer_sums = nullptr;  // [slices, 2, M]
   float* p = nullptr;
   std::optional<Lessons> lessons;  // of a batch in one chunk
 
@@ -295,7 +294,7 @@ struct StepScratch {
       variant_h = arena.take(sums.slices * layer.variants * layer.units);
     }
     if (peer) {
-      peer_sums = arena.take(sums.slices * layer.units);
+      peer_sums = arena.take(sums.slices * 2 * layer.units);
       p = arena.take(layer.units);
     }
     if (chunk == layer.images) lessons.emplace(arena, layer);
@@ -345,9 +344,12 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
           }
           if (step.keep_h_norm != nullptr) step.keep_h_norm[at] = row.h_norm;
           if (scratch.p != nullptr && step.lesson.sign[at] > 0) {
-            kernels.add(activities(v), scratch.peer_sums + s * units, units);
+            kernels.add(activities(v), scratch.peer_sums + s * 2 * units, units);
           }
         }
+      }
+      if (pass.lesson && scratch.p != nullptr && i % kRunRows == kRunRows - 1) {
+        end_run(kernels, scratch.peer_sums + s * 2 * units, units);
       }
       if (!pass.learn) continue;
       for (int64_t v = 0; v < layer.variants; ++v) {
@@ -386,13 +388,10 @@ void step(const Provider& provider, const Step& step, float* memory) {
     const int64_t left = layer.images - begin, count = left < scratch.chunk ? left : scratch.chunk;
     product(provider, layer, begin, count, scratch.z);
     if (peer) {
-      std::memset(scratch.peer_sums, 0, sizeof(float) * slices * layer.units);
+      std::memset(scratch.peer_sums, 0, sizeof(float) * slices * 2 * layer.units);
       sweep(provider, kernels, step, scratch, begin, count, {.lesson = true, .learn = false});
-      for (int64_t s = 1; s < slices; ++s) {
-        kernels.add(scratch.peer_sums + s * layer.units, scratch.peer_sums, layer.units);
-      }
-      peer_from_sums(layer.units, scratch.peer_sums, count_positive(layer.rows(), step.lesson.sign), step.peer,
-                     step.peer_mean, scratch.p);
+      peer_from_sums(layer.units, total_of_runs(kernels, scratch.peer_sums, slices, layer.units),
+                     count_positive(layer.rows(), step.lesson.sign), step.peer, step.peer_mean, scratch.p);
       sweep(provider, kernels, step, scratch, begin, count, {.lesson = false, .learn = true});
     } else {
       sweep(provider, kernels, step, scratch, begin, count, {.lesson = true, .learn = true});

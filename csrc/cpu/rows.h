@@ -84,6 +84,24 @@ inline float row_lesson(const Lesson& lesson, int64_t rows, int64_t row, float g
   return r.coef;
 }
 
+constexpr int64_t kRunRows = 32;  // rows that add up in a short sum of their own
+
+/// Column sums of a slice as [run, total]: rows are added to the run, which joins the total every kRunRows rows. Over a
+/// large batch that rounds far less than one long sum.
+inline void end_run(const RowKernels& kernels, float* sums, int64_t units) {
+  kernels.add(sums, sums + units, units);
+  std::memset(sums, 0, sizeof(float) * units);
+}
+
+/// The totals of all slices [slices, 2, units] in the first one's.
+inline const float* total_of_runs(const RowKernels& kernels, float* sums, int64_t slices, int64_t units) {
+  for (int64_t s = 0; s < slices; ++s) {
+    end_run(kernels, sums + s * 2 * units, units);
+    if (s > 0) kernels.add(sums + (s * 2 + 1) * units, sums + units, units);
+  }
+  return sums + units;
+}
+
 /// m and p from the summed positive activities; see peer_update() in kernels.h.
 inline void peer_from_sums(int64_t units, const float* sums, int64_t positives, PeerParams params, float* mean,
                            float* p) {

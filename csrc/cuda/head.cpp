@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "workspace.h"
+
 namespace ffkern::cuda {
 namespace {
 
@@ -20,30 +22,18 @@ int64_t loss_blocks(const Head& head) { return parts(head.images, kHeadLossThrea
 
 int64_t class_groups(const Head& head) { return std::min(parts(head.classes, kHeadClasses), kMostGroups); }
 
-/// The workspace of a step. The same layout code runs without a base to learn the size and with one to hand out
-/// pointers.
 struct Scratch {
   double* stats;
   UpdateRule* rules;
   float *dbias, *dlogits, *partial;
-  int64_t floats = 0;
 
-  Scratch(const Head& head, float* base) : base_(base) {
-    stats = reinterpret_cast<double*>(take(2 * 3 * loss_blocks(head)));
-    rules = reinterpret_cast<UpdateRule*>(take(2 * sizeof(UpdateRule) / sizeof(float)));
-    dbias = take(loss_blocks(head) * head.classes);
-    dlogits = take(head.images * head.classes);
-    partial = take(slices_of(head) * head.classes * head.width);
+  Scratch(Workspace& workspace, const Head& head) {
+    stats = workspace.take<double>(3 * loss_blocks(head));
+    rules = workspace.take<UpdateRule>(2);
+    dbias = workspace.take<float>(loss_blocks(head) * head.classes);
+    dlogits = workspace.take<float>(head.images * head.classes);
+    partial = workspace.take<float>(slices_of(head) * head.classes * head.width);
   }
-
- private:
-  float* take(int64_t count) {
-    float* p = base_ == nullptr ? nullptr : base_ + floats;
-    floats += parts(count, 16) * 16;
-    return p;
-  }
-
-  float* base_;
 };
 
 /// Calls fn(group, blocks, first, last) for as many layers at a time as a launch takes; `blocks` is how many the
@@ -89,10 +79,15 @@ void head_forward(const Queue& queue, const Head& head, float* logits) {
   });
 }
 
-int64_t head_floats(const Head& head) { return Scratch(head, nullptr).floats; }
+int64_t head_bytes(const Head& head) {
+  Workspace workspace(nullptr);
+  Scratch(workspace, head);
+  return workspace.used();
+}
 
-void head_step(const Queue& queue, const Head& head, const HeadStep& step, float* logits, float* workspace) {
-  const Scratch scratch(head, workspace);
+void head_step(const Queue& queue, const Head& head, const HeadStep& step, float* logits, void* memory) {
+  Workspace workspace(memory);
+  const Scratch scratch(workspace, head);
   head_forward(queue, head, logits);
 
   HeadLossParams loss;
@@ -107,7 +102,7 @@ void head_step(const Queue& queue, const Head& head, const HeadStep& step, float
 
   FinishParams sums;
   sums.partial_stats = scratch.stats;
-  sums.blocks = static_cast<int>(loss_blocks(head));
+  sums.blocks = loss_blocks(head);
   sums.count = 3;
   sums.add = true;
   sums.stats = step.stats;

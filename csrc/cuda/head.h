@@ -40,10 +40,10 @@ struct HeadStep {
 /// logits [images, classes] = sum over the layers of r_l (h_l W_l^T) + b.
 void head_forward(const Queue&, const Head&, float* logits);
 
-/// Floats of workspace that head_step wants.
-int64_t head_floats(const Head&);
+/// Bytes of scratch that head_step wants.
+int64_t head_bytes(const Head&);
 /// Logits of the weights as they are, mean softmax cross-entropy, its gradient and the update. At least one image.
-void head_step(const Queue&, const Head&, const HeadStep&, float* logits, float* workspace);
+void head_step(const Queue&, const Head&, const HeadStep&, float* logits, void* scratch);
 
 // ---- the kernels' arguments
 

@@ -486,7 +486,7 @@ Tensor peer_update_(const Tensor& h, const Tensor& sign, const Tensor& mean, dou
   const cpu::Provider provider = torch_provider();
   cpu::peer_update(provider, activities.rows, activities.cols, activities.data, s.data,
                    peer_params(op, strength, momentum), m, p.mutable_data_ptr<float>(),
-                   scratch_of(hold, h, provider.threads * activities.cols));
+                   scratch_of(hold, h, provider.threads * 2 * activities.cols));
   return p;
 }
 

@@ -111,6 +111,19 @@ inline Tensor output(LaunchScope& scope, const char* name, const Tensor& like, s
   return t;
 }
 
+/// Floats of a workspace of so many bytes, wherever its first aligned byte may be.
+inline int64_t floats_for(int64_t bytes) { return bytes / 4 + 64; }
+
+/// Scratch from torch's allocator: freed when this goes, and handed out again only to later work on the same stream.
+inline Tensor scratch(LaunchScope& scope, const Tensor& like, int64_t bytes) {
+  return output(scope, "workspace", like, {floats_for(bytes)}, ScalarType::Float);
+}
+
+/// The first byte that the kernels' vector accesses like.
+inline void* aligned(const Tensor& workspace) {
+  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(workspace.mutable_data_ptr()) + 255) / 256 * 256);
+}
+
 /// A 0-dim tensor of one dtype, as a pointer to its element on the device.
 template <class T>
 T* scalar(LaunchScope& scope, const char* op, const char* name, const Tensor& t, ScalarType type, Access access) {

@@ -92,9 +92,8 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
   in.head.weight_pitch = in.head.width;
   in.head.bias = change.bias;
   const Tensor logits = output(scope, "logits", weight, {in.head.images, in.head.classes}, ScalarType::Float);
-  const Tensor workspace = output(scope, "workspace", weight, {cuda::head_floats(in.head)}, ScalarType::Float);
-  cuda::head_step(scope.queue(), in.head, lesson, logits.mutable_data_ptr<float>(),
-                  workspace.mutable_data_ptr<float>());
+  const Tensor memory = scratch(scope, weight, cuda::head_bytes(in.head));
+  cuda::head_step(scope.queue(), in.head, lesson, logits.mutable_data_ptr<float>(), aligned(memory));
   return logits;
 }
 

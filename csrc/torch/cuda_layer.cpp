@@ -61,19 +61,6 @@ int64_t checked_classes(const char* op, int64_t classes, int64_t inputs) {
   return classes;
 }
 
-/// Floats of a workspace of so many bytes, wherever its first aligned byte may be.
-int64_t floats_for(int64_t bytes) { return bytes / 4 + 64; }
-
-/// Scratch from torch's allocator: freed when this goes, and handed out again only to later work on the same stream.
-Tensor scratch(LaunchScope& scope, const Tensor& like, int64_t bytes) {
-  return output(scope, "workspace", like, {floats_for(bytes)}, ScalarType::Float);
-}
-
-/// The first byte that the kernels' vector accesses like.
-void* aligned(const Tensor& workspace) {
-  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(workspace.mutable_data_ptr()) + 255) / 256 * 256);
-}
-
 /// The caller's workspace.
 void* workspace_of(LaunchScope& scope, const char* op, const Tensor& workspace, int64_t bytes) {
   updated(scope, op, "workspace", workspace, {-1}, Access::kWrite);

@@ -577,3 +577,21 @@ OPTIMISERS = [
 def test_optimiser_options(make, message):
     with pytest.raises(ValueError, match=message):
         make(FFLinear(4, 3).parameters())
+
+
+@pytest.mark.usefixtures("device")
+def test_outputs_that_share_memory_with_inputs():
+    """Kernels would read what they have just written."""
+    x, weight = torch.randn(4, 6), torch.randn(6, 6)
+    rows = [torch.empty(4) for _ in range(3)]
+    kind = ("rms", 1e-4, "mean_sq")
+    for h, name in ((x, "x"), (weight[1:5], "weight")):
+        with pytest.raises(RuntimeError, match=f"h shares memory with {name}; expected a tensor of its own"):
+            torch.ops.ffkern.layer_forward_(x, weight, None, None, h, *rows, *kind)
+    both = torch.randn(8, 6)
+    torch.ops.ffkern.layer_forward_(both[:4], weight, None, None, both[4:], *rows, *kind)  # beside each other
+    layer = FFLinear(6, 6)
+    before = layer.weight.detach().clone()
+    with pytest.raises(RuntimeError, match="h shares memory with x"):
+        layer.step(x, torch.ones(4), optim.SGD(layer.parameters(), lr=0.1), keep=(x, rows[0]))
+    assert torch.equal(layer.weight, before)

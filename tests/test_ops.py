@@ -979,6 +979,22 @@ def test_rows_with_sign_0_change_nothing(variants):
         assert torch.equal(before[name], after[name]), name
 
 
+@every_backend
+@pytest.mark.parametrize("goodness", ["sum_sq", "sum_abs"])
+@pytest.mark.parametrize("variants", [0, 2])
+def test_a_nan_row_reaches_every_weight(variants, goodness):
+    """A row that is lost must not train on as if nothing were."""
+    a = cases.step_arguments(
+        6, 8, 5, optimiser="sgd", goodness=goodness, variants=variants, classes=3 if variants else 0, row_weight=False
+    )
+    a["sign"], a["x"] = torch.ones_like(a["sign"]), a["x"].clone()
+    a["x"][2, 5] = float("nan")
+    got, want = cases.step(**a), cases.step_reference(**to_double(a))
+    for name in ("weight", "bias", "weight_state", "bias_state"):
+        assert torch.equal(got[name].isnan(), want[name].isnan()), name
+    assert got["bias"].isnan().all()
+
+
 @every_device
 def test_one_class():
     a = shared_arguments((9, 14, 11, 1, 2))

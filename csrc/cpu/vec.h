@@ -41,9 +41,9 @@ inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)};
 inline Vec sqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
 /// a < 0 ? 0 : a. maxps returns its second operand when one is NaN, so NaN survives.
 inline Vec relu(Vec a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }
-/// a where h > 0, else 0.
+/// a where h > 0, else 0; NaN where h is.
 inline Vec where_positive(Vec h, Vec a) {
-  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(h.v, _mm512_setzero_ps(), _CMP_GT_OQ), a.v)};
+  return {_mm512_mask_mov_ps(relu(h).v, _mm512_cmp_ps_mask(h.v, _mm512_setzero_ps(), _CMP_GT_OQ), a.v)};
 }
 inline float sum(Vec a) {  // halves, then quarters, and so on: a fixed tree
   const __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
@@ -75,7 +75,7 @@ inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)};
 inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
 inline Vec relu(Vec a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.v)}; }
 inline Vec where_positive(Vec h, Vec a) {
-  return {_mm256_and_ps(_mm256_cmp_ps(h.v, _mm256_setzero_ps(), _CMP_GT_OQ), a.v)};
+  return {_mm256_blendv_ps(relu(h).v, a.v, _mm256_cmp_ps(h.v, _mm256_setzero_ps(), _CMP_GT_OQ))};
 }
 inline float sum(Vec a) {
   __m128 c = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
@@ -112,7 +112,7 @@ inline Vec sqrt(Vec a) {
   return a;
 }
 inline Vec relu(Vec a) { return {a.v < Vec::type{} ? Vec::type{} : a.v}; }
-inline Vec where_positive(Vec h, Vec a) { return {h.v > Vec::type{} ? a.v : Vec::type{}}; }
+inline Vec where_positive(Vec h, Vec a) { return {h.v > Vec::type{} ? a.v : relu(h).v}; }
 inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 
 #endif

@@ -85,6 +85,18 @@ inline void check_shape(const char* op, const char* name, const Tensor& t, std::
   refuse(op, name, " has shape ", shape_text(t), "; expected [", wanted.str(), "]");
 }
 
+/// Refuses an output whose memory an input shares: kernels read the one while they write the other. Views with gaps may
+/// lie between each other's rows and are not looked at.
+inline void check_apart(const char* op, const char* name, const Tensor& out, const char* other, const Tensor& in) {
+  if (!out.is_contiguous() || !in.is_contiguous()) return;
+  const auto begin = [](const Tensor& t) { return static_cast<const char*>(t.const_data_ptr()); };
+  const auto end = [&](const Tensor& t) { return begin(t) + t.numel() * static_cast<int64_t>(t.element_size()); };
+  if (begin(out) < end(in) && begin(in) < end(out)) {
+    refuse(op, name, " shares memory with ", other, "; expected a tensor of its own: it is written while ", other,
+           " is read");
+  }
+}
+
 inline void check_dtype(const char* op, const char* name, const Tensor& t, ScalarType wanted) {
   if (t.scalar_type() != wanted) {
     refuse(op, name, " is ", dtype_text(t.scalar_type()), "; expected ", dtype_text(wanted));

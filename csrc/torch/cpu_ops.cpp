@@ -380,6 +380,8 @@ void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bi
                     std::string norm, double eps, std::string kind) {
   const char* op = "layer_forward_";
   const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, kind));
+  check_apart(op, "h", h, "x", x);
+  check_apart(op, "h", h, "weight", weight);
   cpu::forward(torch_provider(), in.layer,
                writable_activities(op, in.layer.images, in.layer.units, h, goodness, scale, h_norm));
 }
@@ -581,6 +583,7 @@ void run_step(const char* op, const LayerInputs& in, const StepArguments& a) {
     refuse(op, "peer_strength is ", a.peer_strength, " but peer_mean is None; expected both");
   }
   step.keep_h = writable(op, "h", a.h, {layer.rows(), layer.units});
+  if (a.h.has_value()) check_apart(op, "h", *a.h, "x", in.x.hold);
   step.keep_h_norm = writable(op, "h_norm", a.h_norm, {layer.rows()});
   step.stats = writable_stats(op, a.stats, kStatCount);
   Update change(op, layer.units, layer.inputs, a.weight, a.bias, a.weight_state, a.bias_state, a.step, a.lr,

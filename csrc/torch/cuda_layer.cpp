@@ -212,6 +212,8 @@ void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bi
   LaunchScope scope(op, "x", x);
   const LayerInputs in(scope, op, x, weight, bias, x_norm, parse_kind(op, norm, eps, kind));
   check_h_storage(op, in, h);
+  check_apart(op, "h", h, "x", x);
+  check_apart(op, "h", h, "weight", weight);
   run_forward(scope, in, written(scope, op, in.layer.images, in.layer.units, h, goodness, scale, h_norm), x);
 }
 
@@ -489,6 +491,7 @@ void run_step(LaunchScope& scope, const char* op, const Learning& learning, cons
   }
   if (a.h.has_value()) {
     check_h_storage(op, learning.in, *a.h);
+    check_apart(op, "h", *a.h, "x", learning.in.x.hold);
     step.keep_storage = storage_of(op, "h", *a.h);
     step.keep_h =
         updated(scope, op, "h", *a.h, dtype_of(step.keep_storage), {layer.rows(), layer.units}, Access::kWrite);

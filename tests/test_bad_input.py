@@ -118,6 +118,10 @@ STATE = [
     ),
     ("hyper", to([0.9]), "hyper has 1 numbers; expected 5: beta1"),
     ("hyper", to([]), "hyper has 0 numbers; expected 5"),
+    ("hyper", to([2.0, 0.9, 0.0, 0.0, 0.0]), r"hyper\[0\] \(beta1 or momentum\) is 2; expected a number in \[0, 1\)"),
+    ("hyper", to([0.9, float("nan"), 0.0, 0.0, 0.0]), r"hyper\[1\] \(beta2\) is -?nan; expected a number in \[0, 1\)"),
+    ("hyper", to([0.9, 0.9, -1.0, 0.0, 0.0]), r"hyper\[2\] \(eps\) is -1; expected a number >= 0"),
+    ("hyper", to([0.9, 0.9, 0.0, float("inf"), 0.0]), r"hyper\[3\] \(weight_decay\) is inf; expected a number >= 0"),
 ]
 WORKSPACE = [
     (
@@ -137,6 +141,8 @@ LESSON = [
     ("peer_momentum", to(1.5), r"peer momentum is 1.5; expected 0 to 1"),
     ("peer_mean", to(None), r"peer_mean is .*None|peer_strength is 0.4 but peer_mean"),
     ("temperature", to(0.0), "temperature is 0; expected a number > 0"),
+    ("temperature", to(1e-300), "temperature is 1e-300; expected a number > 0"),
+    ("threshold", to(float("nan")), "threshold is -?nan; expected a finite number"),
     ("stats", shape(6), r"stats has shape \[6\]; expected \[7\]"),
     ("stats", dtype(torch.float32), "stats is float32; expected float64"),
     ("h", dtype(torch.bfloat16), "h is bfloat16; it is updated in place and has to be float32"),

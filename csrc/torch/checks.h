@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -132,6 +133,13 @@ inline Optimiser parse_optimiser(const char* op, const std::string& text) {
   refuse(op, "optimiser is '", text, "'; expected 'sgd', 'ema', 'adam' or 'adamw'");
 }
 
+inline LossParams parse_loss(const char* op, double threshold, double temperature) {
+  const LossParams loss = {static_cast<float>(threshold), static_cast<float>(temperature)};
+  if (!std::isfinite(loss.threshold)) refuse(op, "threshold is ", threshold, "; expected a finite number");
+  if (!(loss.temperature > 0)) refuse(op, "temperature is ", temperature, "; expected a number > 0");
+  return loss;
+}
+
 /// Optimiser and its hyperparameters: beta1 (or momentum), beta2, eps, weight_decay, row_tolerance.
 inline OptimiserParams parse_hyper(const char* op, const std::string& optimiser, const std::vector<double>& hyper) {
   OptimiserParams params;
@@ -145,6 +153,15 @@ inline OptimiserParams parse_hyper(const char* op, const std::string& optimiser,
   params.eps = hyper[2];
   params.weight_decay = hyper[3];
   params.row_tolerance = hyper[4];
+  const auto within = [&](int index, const char* name, double high) {
+    if (hyper[index] >= 0 && hyper[index] < high) return;
+    refuse(op, "hyper[", index, "] (", name, ") is ", hyper[index], "; expected a number ",
+           high == 1 ? "in [0, 1)" : ">= 0");
+  };
+  within(0, "beta1 or momentum", 1);
+  within(1, "beta2", 1);
+  within(2, "eps", INFINITY);
+  within(3, "weight_decay", INFINITY);
   if (!(params.row_tolerance >= 0 && params.row_tolerance < 1)) {
     refuse(op, "hyper[4] (row_tolerance) is ", params.row_tolerance, "; expected a number in [0, 1)");
   }

@@ -337,8 +337,7 @@ float* workspace_of(const char* op, const Tensor& workspace, int64_t floats) {
 
 cpu::Lesson lesson_of(const Vector& sign, const Vector& row_weight, const char* op, double threshold,
                       double temperature) {
-  if (!(temperature > 0)) refuse(op, "temperature is ", temperature, "; expected a number > 0");
-  return {sign.data, row_weight.data, {static_cast<float>(threshold), static_cast<float>(temperature)}};
+  return {sign.data, row_weight.data, parse_loss(op, threshold, temperature)};
 }
 
 /// Activities kept from a forward call, read back for a gradient.

@@ -301,8 +301,7 @@ void shared_variants_(const Tensor& base, const Tensor& rest_norm, const Tensor&
 
 cuda::Lesson lesson_of(const Vector& sign, const Vector& row_weight, const char* op, double threshold,
                        double temperature) {
-  if (!(temperature > 0)) refuse(op, "temperature is ", temperature, "; expected a number > 0");
-  return {sign.data, row_weight.data, {static_cast<float>(threshold), static_cast<float>(temperature)}};
+  return {sign.data, row_weight.data, parse_loss(op, threshold, temperature)};
 }
 
 PeerParams peer_params(const char* op, double strength, double momentum) {

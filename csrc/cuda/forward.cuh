@@ -35,6 +35,7 @@
 #pragma once
 #include "../core/math.h"
 #include "arithmetic.cuh"
+#include "label.cuh"
 #include "pipeline.cuh"
 
 namespace ffkern::cuda {
@@ -103,25 +104,6 @@ __device__ __forceinline__ void store_base(const ForwardParams& p, const WarpTil
   if (tile_n == 0 && threadIdx.x < Tile::kTileM && row0 + threadIdx.x < p.images) {
     p.rest_norm[row0 + threadIdx.x] = norms[threadIdx.x];
   }
-}
-
-/// Scale and label of one row of variant v.
-__device__ __forceinline__ void row_variant(const ForwardParams& p, int image, int variant, float norm, float& scale,
-                                            int& label, float& value) {
-  label = -1;
-  value = 0.0f;
-  if (p.classes > 0) {
-    const int64_t given = p.labels != nullptr ? p.labels[int64_t{variant} * p.images + image] : variant;
-    const bool neutral = given == -1;
-    label = neutral ? p.classes : static_cast<int>(given);
-    value = p.overlay[neutral ? 1 : 0];
-    if (given < -1 || given >= p.classes) {  // cannot be refused without waiting for the device: the row shows it
-      label = 0;
-      value = __int_as_float(0x7fffffff);
-    }
-    norm = sqrtf(norm * norm + (neutral ? static_cast<float>(p.classes) : 1.0f) * value * value);
-  }
-  scale = row_scale(p.kind, norm, p.inputs);
 }
 
 /// The kernel's body; the entry points of every arithmetic give each instance its name.
@@ -205,7 +187,17 @@ __device__ __forceinline__ void forward_kernel(const ForwardParams& p) {
     if (threadIdx.x < Tile::kTileM) {  // a thread reads here what it wrote itself
       float scale = 0.0f, value = 0.0f;
       int label = -1;
-      if (own_row) row_variant(p, row0 + threadIdx.x, variant, rows.norm[threadIdx.x], scale, label, value);
+      if (own_row) {
+        float norm = rows.norm[threadIdx.x];
+        if (p.classes > 0) {
+          const int64_t at = int64_t{variant} * p.images + row0 + threadIdx.x;
+          const RowLabel given(p.labels != nullptr ? p.labels[at] : variant, p.classes, p.overlay);
+          label = given.index;
+          value = given.value;
+          norm = given.norm_with(norm);
+        }
+        scale = row_scale(p.kind, norm, p.inputs);
+      }
       rows.scale[threadIdx.x] = scale;
       rows.label[threadIdx.x] = label;
       rows.value[threadIdx.x] = value;

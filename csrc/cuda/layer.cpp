@@ -35,16 +35,8 @@ struct ForwardScratch {
 /// The layer with weights stored as its product reads them.
 Layer with_operand(const Queue& queue, Layer layer, void* copy) {
   if (layer.weight_storage == layer.storage()) return layer;
-  ConvertParams c;
-  c.from = layer.weight;
-  c.to = copy;
-  c.from_storage = layer.weight_storage;
-  c.to_storage = layer.storage();
-  c.from_pitch = layer.weight_pitch;
-  c.to_pitch = layer.inputs;
-  c.rows = layer.units;
-  c.columns = layer.inputs;
-  convert(queue, c);
+  convert(queue, {layer.weight, copy, layer.weight_storage, layer.storage(), layer.weight_pitch, layer.inputs,
+                  layer.units, layer.inputs});
   layer.weight = copy;
   layer.weight_storage = layer.storage();
   layer.weight_pitch = layer.inputs;
@@ -129,16 +121,7 @@ struct OwnActivities {
   }
   void hand_over(const Queue& queue, const Layer& layer, const Activities& wanted) const {
     if (!copied || !wanted.h) return;
-    ConvertParams c;
-    c.from = out.h;
-    c.to = wanted.h;
-    c.from_storage = out.storage;
-    c.to_storage = wanted.storage;
-    c.from_pitch = out.pitch;
-    c.to_pitch = wanted.pitch;
-    c.rows = layer.rows();
-    c.columns = layer.units;
-    convert(queue, c);
+    convert(queue, {out.h, wanted.h, out.storage, wanted.storage, out.pitch, wanted.pitch, layer.rows(), layer.units});
   }
 };
 

@@ -19,6 +19,7 @@
 // Bytes of sums: h once (once more for every further 32 labels), 2 or 4 N M for the operand. FLOPs: a few an element.
 #include "../core/math.h"
 #include "elements.cuh"
+#include "label.cuh"
 #include "rows.h"
 #include "target.cuh"
 
@@ -181,19 +182,13 @@ extern "C" __global__ void __launch_bounds__(256) ffkern_variants(const __grid_c
   const int lane = threadIdx.x % 32;
   if (row >= int64_t{p.variants} * p.images) return;  // whole warps leave
   const int64_t image = row % p.images;
-  const int64_t given = p.labels[row];
-  const int label = given == -1 ? p.classes : static_cast<int>(given);
-  float value = p.overlay[given == -1 ? 1 : 0];
-  const bool invalid = given < -1 || given >= p.classes;
-  if (invalid) value = __int_as_float(0x7fffffff);  // cannot be refused without waiting: the row shows it
-  const float rest = p.rest_norm[image];
-  const float norm = sqrtf(rest * rest + (given == -1 ? static_cast<float>(p.classes) : 1.0f) * value * value);
-  const float scale = row_scale(p.kind, norm, p.inputs);
-  const float* column = p.columns + int64_t{invalid ? 0 : label} * p.units;
+  const RowLabel label(p.labels[row], p.classes, p.overlay);
+  const float scale = row_scale(p.kind, label.norm_with(p.rest_norm[image]), p.inputs);
+  const float* column = p.columns + int64_t{label.index} * p.units;
   float sum_sq = 0.0f, sum = 0.0f;
   for (int j = lane; j < p.units; j += 32) {
     const float base = load_element(p.base, p.base_storage, image * p.base_pitch + j);
-    const float z = fmaf(scale, fmaf(value, column[j], base), p.bias != nullptr ? p.bias[j] : 0.0f);
+    const float z = fmaf(scale, fmaf(label.value, column[j], base), p.bias != nullptr ? p.bias[j] : 0.0f);
     const float h = z < 0.0f ? 0.0f : z;
     store_element(p.h, p.h_storage, row * p.h_pitch + j, h);
     sum_sq = fmaf(h, h, sum_sq);

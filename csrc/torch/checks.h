@@ -133,6 +133,60 @@ inline Optimiser parse_optimiser(const char* op, const std::string& text) {
   refuse(op, "optimiser is '", text, "'; expected 'sgd', 'ema', 'adam' or 'adamw'");
 }
 
+inline int64_t checked_classes(const char* op, int64_t classes, int64_t inputs) {
+  if (classes < 1 || classes >= inputs) {
+    refuse(op, "classes is ", classes, "; expected 1 to ", inputs - 1, ", fewer than the ", inputs,
+           " inputs (use label='concat' when the data has no room for the label)");
+  }
+  return classes;
+}
+
+inline PeerParams peer_params(const char* op, double strength, double momentum) {
+  if (!(momentum >= 0 && momentum <= 1)) refuse(op, "peer momentum is ", momentum, "; expected 0 to 1");
+  return {static_cast<float>(strength), static_cast<float>(momentum)};
+}
+
+inline void check_wrong_exists(const char* op, int64_t classes) {
+  if (classes < 2) refuse(op, "classes is ", classes, "; expected at least 2: with one class no label is wrong");
+}
+
+/// Labels of label variants: [variants, images].
+inline void check_variants(const char* op, const Tensor& labels, int64_t images) {
+  if (labels.dim() != 2 || labels.size(1) != images || labels.size(0) < 1) {
+    refuse(op, "labels has shape ", shape_text(labels), "; expected [variants, ", images, "]");
+  }
+}
+
+inline void check_picture(const char* op, int64_t inputs, int64_t height, int64_t width, int64_t blurs) {
+  // width <= inputs and height <= inputs / width come first: the product cannot overflow then.
+  if (height < 1 || width < 1 || height > inputs / width || inputs % (height * width) != 0) {
+    refuse(op, "height is ", height, " and width ", width, "; expected height * width to divide the ", inputs,
+           " inputs of x (channels * height * width)");
+  }
+  if (blurs < 0) refuse(op, "blurs is ", blurs, "; expected a number >= 0");
+}
+
+/// Units of activities that a gradient is asked of, with x.
+inline int64_t gradient_units(const char* op, const Tensor& x, const Tensor& h) {
+  if (x.dim() != 2 || h.dim() != 2 || x.size(1) < 1 || h.size(1) < 1) {
+    refuse(op, "x has shape ", shape_text(x), " and h ", shape_text(h), "; expected matrices [rows, K] and [rows, M]");
+  }
+  return h.size(1);
+}
+
+/// A layer of these sizes alone, for asking how much workspace it wants.
+template <class Layer>
+Layer sizes(const char* op, const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
+  if (weight.dim() != 2) refuse(op, "weight has shape ", shape_text(weight), "; expected a matrix [rows, columns]");
+  Layer layer;
+  layer.images = images;
+  layer.inputs = weight.size(1);
+  layer.units = weight.size(0);
+  layer.classes = classes;
+  layer.variants = variants;
+  return layer;
+}
+
 inline LossParams parse_loss(const char* op, double threshold, double temperature) {
   const LossParams loss = {static_cast<float>(threshold), static_cast<float>(temperature)};
   if (!std::isfinite(loss.threshold)) refuse(op, "threshold is ", threshold, "; expected a finite number");

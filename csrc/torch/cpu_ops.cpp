@@ -202,14 +202,6 @@ T* scalar(const char* op, const char* name, const Tensor& t, ScalarType type) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
-int64_t checked_classes(const char* op, int64_t classes, int64_t inputs) {
-  if (classes < 1 || classes >= inputs) {
-    refuse(op, "classes is ", classes, "; expected 1 to ", inputs - 1, ", fewer than the ", inputs,
-           " inputs (use label='concat' when the data has no room for the label)");
-  }
-  return classes;
-}
-
 // ---- a layer and what trains it
 
 /// Owns float32 views of the arguments that a cpu::Layer points into.
@@ -245,9 +237,7 @@ struct LayerInputs {
 
   void set_labels(const char* op, const Tensor& labels, const Tensor& overlay, int64_t classes) {
     checked_classes(op, classes, layer.inputs);
-    if (labels.dim() != 2 || labels.size(1) != layer.images || labels.size(0) < 1) {
-      refuse(op, "labels has shape ", shape_text(labels), "; expected [variants, ", layer.images, "]");
-    }
+    check_variants(op, labels, layer.images);
     const Labels checked(op, "labels", labels, classes, -1);
     label_hold = checked.hold;
     layer.labels = checked.data;
@@ -412,9 +402,7 @@ struct VariantInputs {
         overlay(op, "overlay", overlay_, 2),
         labels(op, "labels", labels_, checked_classes(op, classes, weight.cols), -1) {
     check_shape(op, "base", base_, {-1, weight.rows});
-    if (labels_.dim() != 2 || labels_.size(1) != base.rows || labels_.size(0) < 1) {
-      refuse(op, "labels has shape ", shape_text(labels_), "; expected [variants, ", base.rows, "]");
-    }
+    check_variants(op, labels_, base.rows);
     base.make_dense();
     weight.make_dense();
     layer.x_norm = rest_norm.data;
@@ -472,11 +460,6 @@ std::tuple<Tensor, Tensor, Tensor> local_loss(const Tensor& goodness, const Tens
   return {loss, coef, stats};
 }
 
-PeerParams peer_params(const char* op, double strength, double momentum) {
-  if (!(momentum >= 0 && momentum <= 1)) refuse(op, "peer momentum is ", momentum, "; expected 0 to 1");
-  return {static_cast<float>(strength), static_cast<float>(momentum)};
-}
-
 Tensor peer_update_(const Tensor& h, const Tensor& sign, const Tensor& mean, double strength, double momentum) {
   const char* op = "peer_update_";
   Matrix activities(op, "h", h);
@@ -504,10 +487,7 @@ std::tuple<Tensor, Tensor> gradient(const char* op, const LayerInputs& in, const
 
 /// A gradient needs the shape of the weight, not its values: the layer of x and h alone.
 LayerInputs gradient_inputs(const char* op, const Tensor& x, const Tensor& h, const std::string& goodness) {
-  if (x.dim() != 2 || h.dim() != 2 || x.size(1) < 1 || h.size(1) < 1) {
-    refuse(op, "x has shape ", shape_text(x), " and h ", shape_text(h), "; expected matrices [rows, K] and [rows, M]");
-  }
-  const Tensor shape_only = empty_float(x, {h.size(1), x.size(1)});
+  const Tensor shape_only = empty_float(x, {gradient_units(op, x, h), x.size(1)});
   return LayerInputs(op, x, shape_only, std::nullopt, std::nullopt, {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
 }
 
@@ -693,10 +673,6 @@ Tensor concat_label(const Tensor& x, const Tensor& labels, int64_t classes, cons
   return place_label("concat_label", x, labels, classes, overlay, classes);
 }
 
-void check_wrong_exists(const char* op, int64_t classes) {
-  if (classes < 2) refuse(op, "classes is ", classes, "; expected at least 2: with one class no label is wrong");
-}
-
 Tensor wrong_labels(const Tensor& labels, int64_t classes, const Tensor& u) {
   const char* op = "wrong_labels";
   check_wrong_exists(op, classes);
@@ -738,12 +714,7 @@ std::tuple<Tensor, Tensor> hybrid_images_(const Tensor& x, const Tensor& other, 
   check_dtype(op, "other", other, x.scalar_type());
   check_shape(op, "other", other, {x.size(0), x.size(1)});
   const int64_t inputs = x.size(1);
-  // width <= inputs and height <= inputs / width come first: the product cannot overflow then.
-  if (height < 1 || width < 1 || height > inputs / width || inputs % (height * width) != 0) {
-    refuse(op, "height is ", height, " and width ", width, "; expected height * width to divide the ", inputs,
-           " inputs of x (channels * height * width)");
-  }
-  if (blurs < 0) refuse(op, "blurs is ", blurs, "; expected a number >= 0");
+  check_picture(op, inputs, height, width, blurs);
   if (!generator.is_cpu()) refuse(op, "generator is on another device; expected the CPU, as x is");
   check_dtype(op, "generator", generator, ScalarType::Long);
   check_shape(op, "generator", generator, {2});
@@ -845,25 +816,18 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
 
 // ---- facts: what a step needs, which path runs
 
-cpu::Layer sizes(const char* op, const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
-  if (weight.dim() != 2) refuse(op, "weight has shape ", shape_text(weight), "; expected a matrix [rows, columns]");
-  cpu::Layer layer;
-  layer.images = images;
-  layer.inputs = weight.size(1);
-  layer.units = weight.size(0);
-  layer.classes = classes;
-  layer.variants = variants;
-  return layer;
-}
-
 /// Floats that layer_step_ / shared_step_ want as workspace.
 int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer) {
-  return cpu::step_floats(torch_provider(), sizes("step_workspace", weight, images, classes, variants), peer) + 16;
+  return cpu::step_floats(torch_provider(), sizes<cpu::Layer>("step_workspace", weight, images, classes, variants),
+                          peer) +
+         16;
 }
 
 /// The same of layer_update_ / shared_update_.
 int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
-  return cpu::update_floats(torch_provider(), sizes("update_workspace", weight, images, classes, variants)) + 16;
+  return cpu::update_floats(torch_provider(),
+                            sizes<cpu::Layer>("update_workspace", weight, images, classes, variants)) +
+         16;
 }
 
 std::string cpu_path() {

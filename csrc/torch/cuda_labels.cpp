@@ -14,10 +14,6 @@ Labels row_labels(LaunchScope& scope, const char* op, const Tensor& labels, int6
   return Labels(scope, op, "labels", labels);
 }
 
-void check_wrong_exists(const char* op, int64_t classes) {
-  if (classes < 2) refuse(op, "classes is ", classes, "; expected at least 2: with one class no label is wrong");
-}
-
 int64_t* label_data(const Tensor& t) { return t.mutable_data_ptr<int64_t>(); }
 
 Tensor place_label(const char* op, const Tensor& x, const Tensor& labels, int64_t classes, const Tensor& overlay,
@@ -100,12 +96,7 @@ std::tuple<Tensor, Tensor> hybrid_images_(const Tensor& x, const Tensor& other, 
   check_dtype(op, "other", other, x.scalar_type());
   check_shape(op, "other", other, {from.rows, from.cols});
   const int64_t inputs = from.cols;
-  // width <= inputs and height <= inputs / width come first: the product cannot overflow then.
-  if (height < 1 || width < 1 || height > inputs / width || inputs % (height * width) != 0) {
-    refuse(op, "height is ", height, " and width ", width, "; expected height * width to divide the ", inputs,
-           " inputs of x (channels * height * width)");
-  }
-  if (blurs < 0) refuse(op, "blurs is ", blurs, "; expected a number >= 0");
+  check_picture(op, inputs, height, width, blurs);
 
   cuda::HybridParams params;
   params.generator = static_cast<int64_t*>(updated(scope, op, "generator", generator, ScalarType::Long, {2}));

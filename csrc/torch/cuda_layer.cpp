@@ -53,14 +53,6 @@ Product product_of(const char* op, Storage storage, cuda::Device device) {
 
 // ---------------------------------------------------------------- arguments
 
-int64_t checked_classes(const char* op, int64_t classes, int64_t inputs) {
-  if (classes < 1 || classes >= inputs) {
-    refuse(op, "classes is ", classes, "; expected 1 to ", inputs - 1, ", fewer than the ", inputs,
-           " inputs (use label='concat' when the data has no room for the label)");
-  }
-  return classes;
-}
-
 /// The caller's workspace.
 void* workspace_of(LaunchScope& scope, const char* op, const Tensor& workspace, int64_t bytes) {
   updated(scope, op, "workspace", workspace, {-1}, Access::kWrite);
@@ -120,9 +112,7 @@ struct LayerInputs {
 
   void set_labels(LaunchScope& scope, const char* op, const Tensor& labels_, const Tensor& overlay_, int64_t classes) {
     checked_classes(op, classes, layer.inputs);
-    if (labels_.dim() != 2 || labels_.size(1) != layer.images || labels_.size(0) < 1) {
-      refuse(op, "labels has shape ", shape_text(labels_), "; expected [variants, ", layer.images, "]");
-    }
+    check_variants(op, labels_, layer.images);
     labels.emplace(scope, op, "labels", labels_);
     layer.labels = labels->data;
     layer.classes = classes;
@@ -248,9 +238,7 @@ struct VariantInputs {
         labels(scope, op, "labels", labels_) {
     checked_classes(op, classes, weight.cols);
     check_shape(op, "base", base_, {-1, weight.rows});
-    if (labels_.dim() != 2 || labels_.size(1) != base.rows || labels_.size(0) < 1) {
-      refuse(op, "labels has shape ", shape_text(labels_), "; expected [variants, ", base.rows, "]");
-    }
+    check_variants(op, labels_, base.rows);
     layer.x_norm = rest_norm.data;
     layer.weight = weight.data;
     layer.weight_storage = weight.storage;
@@ -302,11 +290,6 @@ void shared_variants_(const Tensor& base, const Tensor& rest_norm, const Tensor&
 cuda::Lesson lesson_of(const Vector& sign, const Vector& row_weight, const char* op, double threshold,
                        double temperature) {
   return {sign.data, row_weight.data, parse_loss(op, threshold, temperature)};
-}
-
-PeerParams peer_params(const char* op, double strength, double momentum) {
-  if (!(momentum >= 0 && momentum <= 1)) refuse(op, "peer momentum is ", momentum, "; expected 0 to 1");
-  return {static_cast<float>(strength), static_cast<float>(momentum)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> local_loss(const Tensor& goodness, const Tensor& sign, const MaybeTensor& row_weight,
@@ -365,14 +348,6 @@ struct KeptActivities {
     kept = {h.data, h.pitch, scale.data, coef.data, sign.data, peer.data};
   }
 };
-
-/// Units of activities that a gradient is asked of, with x.
-int64_t gradient_units(const char* op, const Tensor& x, const Tensor& h) {
-  if (x.dim() != 2 || h.dim() != 2 || x.size(1) < 1 || h.size(1) < 1) {
-    refuse(op, "x has shape ", shape_text(x), " and h ", shape_text(h), "; expected matrices [rows, K] and [rows, M]");
-  }
-  return h.size(1);
-}
 
 LayerKind gradient_kind(const char* op, const std::string& goodness) {
   return {Norm::kNone, 0.0f, parse_goodness(op, goodness)};
@@ -535,25 +510,16 @@ void shared_step_(const Tensor& x, const Tensor& labels, const Tensor& overlay, 
       {sign, workspace, stats, row_weight, peer_mean, h, h_norm, threshold, temperature, peer_strength, peer_momentum});
 }
 
-cuda::Layer sizes(const char* op, const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
-  if (weight.dim() != 2) refuse(op, "weight has shape ", shape_text(weight), "; expected a matrix [rows, columns]");
-  cuda::Layer layer;
-  layer.images = images;
-  layer.inputs = weight.size(1);
-  layer.units = weight.size(0);
-  layer.classes = classes;
-  layer.variants = variants;
-  return layer;
-}
-
 int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer) {
   const LaunchScope scope("step_workspace", "weight", weight);
-  return floats_for(cuda::step_bytes(scope.queue(), sizes("step_workspace", weight, images, classes, variants), peer));
+  return floats_for(
+      cuda::step_bytes(scope.queue(), sizes<cuda::Layer>("step_workspace", weight, images, classes, variants), peer));
 }
 
 int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
   const LaunchScope scope("update_workspace", "weight", weight);
-  return floats_for(cuda::gradient_bytes(scope.queue(), sizes("update_workspace", weight, images, classes, variants)));
+  return floats_for(
+      cuda::gradient_bytes(scope.queue(), sizes<cuda::Layer>("update_workspace", weight, images, classes, variants)));
 }
 
 // ---------------------------------------------------------------- prediction

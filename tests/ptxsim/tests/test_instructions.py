@@ -281,8 +281,7 @@ def test_instruction_of_sm_75(statement):
 def test_ptxas_agrees(tmp_path):
     """What is refused here is what the assembler refuses, and nothing else."""
     ptxas = toolkit.find("ptxas")
-    if ptxas is None:
-        pytest.skip("ptxas is not installed")
+    assert ptxas is not None, "ptxas, which comes with nvcc, is missing"
     for statement in [*NEEDS_SM_80.values(), *FROM_SM_75.values(), "cvt.f32.bf16 %f1, %h1;"]:
         for target in ("sm_75", "sm_80"):
             module = assembled(target, statement)

@@ -1,5 +1,6 @@
-# make demo | test | lint | format | bench | clean. Each sets up what it needs: .venv, the pinned requirements, the
-# extension. PYTHON=/path/to/python uses an interpreter that you prepared instead; nothing but ffkern is installed there.
+# make demo | test | lint | format | bench | gpu-check | clean. Each sets up what it needs: .venv, the pinned
+# requirements, the extension. PYTHON=/path/to/python uses an interpreter that you prepared instead; nothing but ffkern is
+# installed there.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
@@ -16,16 +17,17 @@ export FFKERN_CUDA
 RUN = SCRIPTS="$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')" && PATH="$$SCRIPTS:$$PATH" &&
 
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml ffkern/_version.py
-CXX_FILES := $(shell find csrc tests/cpp tests/emulated tests/ptxsim -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES := $(shell find csrc examples tests/cpp tests/emulated tests/ptxsim -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 CONFIG = FFKERN_CUDA=$(FFKERN_CUDA) ARCHS=$(FFKERN_CUDA_ARCHS) WERROR=$(FFKERN_WERROR) CUDA=$(CUDA_HOME):$(CUDA_PATH) CXX=$(CXX) PYTHON=$(PYTHON)
 
-.PHONY: help setup demo test lint format bench clean force
+.PHONY: help setup demo test lint format bench gpu-check clean force
 help:
-	@echo "make demo     train on handwritten digits, next to eager PyTorch"
-	@echo "make test     all tests (CUDA kernels on a software driver)"
-	@echo "make lint     ruff, mypy, clang-format; make format repairs"
-	@echo "make bench    benchmarks"
-	@echo "make clean    removes build products; .venv stays"
+	@echo "make demo       train on handwritten digits, next to eager PyTorch"
+	@echo "make test       all tests (CUDA kernels on a software driver)"
+	@echo "make lint       ruff, mypy, clang-format; make format repairs"
+	@echo "make bench      benchmarks"
+	@echo "make gpu-check  on a machine with a GPU: verifies and measures everything (docs/gpu.md)"
+	@echo "make clean      removes build products; .venv stays"
 
 setup: ffkern/_C.so $(STAMPS)/installed
 
@@ -39,6 +41,10 @@ test: setup
 
 bench: setup
 	$(RUN) $(PYTHON) -m bench.run $(BENCH_ARGS)
+
+# Exit status 2 from Python: no GPU, no CUDA build of torch, or no CUDA kernels in this build.
+gpu-check: setup
+	$(RUN) $(PYTHON) tests/gpu_check.py
 
 lint: $(STAMPS)/requirements
 	$(RUN) ruff check . && ruff format --check . && $(PYTHON) -m mypy && clang-format --dry-run -Werror $(CXX_FILES)

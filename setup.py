@@ -1,4 +1,4 @@
-"""Builds ffkern/_C.so with CMake and ninja against the installed torch.
+"""Builds ffkern/libffkern.so, _C.so and _arrays*.so with CMake and ninja against the installed torch.
 
 All sources and flags are in CMakeLists.txt. Environment (docs/install.md): FFKERN_CUDA=auto|0|1,
 FFKERN_CUDA_ARCHS, FFKERN_WERROR, MAX_JOBS, CXX, CUDA_HOME.
@@ -6,9 +6,7 @@ FFKERN_CUDA_ARCHS, FFKERN_WERROR, MAX_JOBS, CXX, CUDA_HOME.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import re
 import runpy
 import shutil
@@ -21,7 +19,6 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 
 from setuptools import Command, Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -88,6 +85,20 @@ def find_tool(name: str) -> str:
     if path is None:
         fail(f"{name} is not installed: run `pip install cmake ninja` and build again.")
     return path
+
+
+def python_headers() -> Path | None:
+    """Folder of Python.h, which some distributions ship apart from Python."""
+    folder = Path(sysconfig.get_path("include"))
+    return folder if (folder / "Python.h").exists() else None
+
+
+def find_pybind11() -> str:
+    """Folder of pybind11's CMake files."""
+    spec = find_spec("pybind11")
+    if spec is None or spec.origin is None:
+        fail("pybind11 is not installed where this build runs: run `pip install pybind11` and build again.")
+    return str(Path(spec.origin).parent / "share" / "cmake" / "pybind11")
 
 
 def find_nvcc() -> tuple[Path | None, str]:
@@ -163,14 +174,20 @@ def jobs() -> int:
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake; the extension is a plain shared library without Python symbols."""
+    """Runs CMake. ``_C.so`` is a plain shared library without Python symbols; ``_arrays`` is a module of this Python;
+    both stand on ``libffkern.so`` beside them."""
 
-    INFO = "_build_info.json"
+    SHARED = "libffkern.so"
 
     def get_ext_filename(self, fullname: str) -> str:
-        return str(Path(*fullname.split("."))) + ".so"
+        return "ffkern/_C.so" if fullname == "ffkern._C" else super().get_ext_filename(fullname)
 
-    def build_extension(self, ext: Extension) -> None:
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if python_headers() is None:
+            self.extensions = [ext for ext in self.extensions if ext.name != "ffkern._arrays"]
+
+    def run(self) -> None:
         if sys.platform != "linux":
             fail(f"ffkern builds on Linux only, not {sys.platform}: use a container or WSL.")
         torch_dir, torch_version = find_torch()
@@ -182,14 +199,24 @@ class CMakeBuild(build_ext):
         say(f"{width} parallel jobs (MAX_JOBS changes it)")
         build = ROOT / "build" / ("cmake-cuda" if nvcc else "cmake-cpu")
         options = {
+            "BUILD_SHARED_LIBS": "ON",
             "CMAKE_BUILD_TYPE": "Debug" if self.debug else "Release",
             "CMAKE_CXX_COMPILER": compiler,
             "CMAKE_MAKE_PROGRAM": ninja,
             "FFKERN_TORCH": "ON",
             "FFKERN_TORCH_DIR": str(torch_dir),
+            "FFKERN_TORCH_VERSION": torch_version,
+            "FFKERN_ARRAYS": "OFF",
             "FFKERN_CUDA": "ON" if nvcc else "OFF",
             "FFKERN_WERROR": "ON" if os.environ.get("FFKERN_WERROR") == "1" else "OFF",
         }
+        if len(self.extensions) > 1:
+            options |= {"FFKERN_ARRAYS": "ON", "Python_EXECUTABLE": sys.executable, "pybind11_DIR": find_pybind11()}
+        else:
+            say("*" * 80)
+            say(f"{sysconfig.get_path('include')}/Python.h is missing (Debian, Ubuntu: apt-get install python3-dev).")
+            say("Building WITHOUT ffkern.arrays, the functions for NumPy and CuPy.")
+            say("*" * 80)
         if nvcc:
             options["FFKERN_NVCC"] = str(nvcc)
             if os.environ.get("FFKERN_CUDA_ARCHS"):
@@ -204,16 +231,19 @@ class CMakeBuild(build_ext):
         # Through the environment: as a flag, another width would compile every kernel again.
         flags = f"--threads={width} " + os.environ.get("NVCC_PREPEND_FLAGS", "")
         os.environ["NVCC_PREPEND_FLAGS"] = flags.strip()
-        self.run_tool([cmake, "--build", str(build), "--target", "_C", "-j", str(width)])
-        target = Path(self.get_ext_fullpath(ext.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(target.name + ".part")  # renamed: a process that has the old one loaded keeps it
-        shutil.copy2(build / "_C.so", aside)
-        aside.replace(target)
-        facts = {"version": self.distribution.get_version(), "torch": torch_version}
-        facts |= {"machine": platform.machine()}
-        facts |= json.loads((build / "build_info.json").read_text())
-        (target.parent / self.INFO).write_text(json.dumps(facts, indent=1) + "\n")
+        targets = [ext.name.removeprefix("ffkern.") for ext in self.extensions]
+        self.run_tool([cmake, "--build", str(build), "--target", *targets, "-j", str(width)])
+        for path in map(Path, self.outputs()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_name(path.name + ".part")  # renamed: a process that has the old one loaded keeps it
+            shutil.copy2(build / path.name, aside)
+            aside.replace(path)
+        if self.inplace:
+            self.copy_to_source()
+
+    def outputs(self) -> list[str]:
+        built = [str(Path(self.build_lib) / self.get_ext_filename(ext.name)) for ext in self.extensions]
+        return [*built, str(Path(self.build_lib) / "ffkern" / self.SHARED)]
 
     @staticmethod
     def run_tool(command: list[str]) -> None:
@@ -223,12 +253,14 @@ class CMakeBuild(build_ext):
                 "causes (FFKERN_CUDA=0 builds without the CUDA compiler)."
             )
 
-    def copy_extensions_to_source(self) -> None:
-        super().copy_extensions_to_source()
-        self.copy_file(str(Path(self.build_lib) / "ffkern" / self.INFO), str(ROOT / "ffkern"))
+    def copy_to_source(self) -> None:
+        for path in self.outputs():
+            aside = ROOT / "ffkern" / (Path(path).name + ".part")
+            shutil.copy2(path, aside)
+            aside.replace(aside.with_suffix(""))
 
     def get_outputs(self) -> list[str]:
-        return [*super().get_outputs(), str(Path(self.build_lib) / "ffkern" / self.INFO)]
+        return [str(ROOT / "ffkern" / Path(p).name) for p in self.outputs()] if self.inplace else self.outputs()
 
 
 class FindNvcc(Command):
@@ -248,14 +280,7 @@ class FindNvcc(Command):
         print(nvcc)
 
 
-class PlatformWheel(bdist_wheel):
-    """No Python symbols and only torch's stable ABI: one wheel for every Python 3 and torch."""
-
-    def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
-
-
 setup(
-    ext_modules=[Extension("ffkern._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": PlatformWheel, "find_nvcc": FindNvcc},
+    ext_modules=[Extension("ffkern._C", sources=[]), Extension("ffkern._arrays", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "find_nvcc": FindNvcc},
 )

@@ -13,6 +13,30 @@ IMAGE = 784
 
 
 @dataclass(frozen=True)
+class Precision:
+    """How products are computed on a GPU.
+
+    Args:
+        dtype: of rows, images and activities.
+        float32: torch.set_float32_matmul_precision while this is measured.
+        unit: largest relative error of one rounding of a product's operand.
+    """
+
+    name: str
+    dtype: torch.dtype
+    float32: str
+    unit: float
+
+
+PRECISIONS = (
+    Precision("float32", torch.float32, "highest", 2.0**-24),
+    Precision("tf32", torch.float32, "high", 2.0**-11),
+    Precision("bfloat16", torch.bfloat16, "highest", 2.0**-8),
+    Precision("float16", torch.float16, "highest", 2.0**-11),
+)
+
+
+@dataclass(frozen=True)
 class StepCase:
     """One greedy training step of one layer: forward, loss, gradient, Adam.
 
@@ -126,6 +150,20 @@ def quick_cases() -> list[Case]:
     ]
 
 
+def gpu_cases() -> list[Case]:
+    """Steps and predictions on a GPU, each in every precision; single operations are in operations.py."""
+    return [
+        StepCase(100, IMAGE, 500),
+        StepCase(100, IMAGE, 500, shared=True),
+        StepCase(512, IMAGE, 2000, shared=True),
+        StepCase(512, 2000, 2000),
+        StepCase(5000, 2000, 2000),
+        StepCase(5000, 2000, 2000, keep=True),
+        PredictCase((IMAGE, 500, 500), 10000),
+        PredictCase((IMAGE, 2000, 2000, 2000, 2000), 1000),
+    ]
+
+
 def find_case(name: str) -> Case:
     """The case of that name, among all that the naming scheme can express."""
     kind, sizes, amount, *flags = name.split("/")
@@ -145,8 +183,11 @@ def wants_memory(case: Case) -> bool:
     return isinstance(case, StepCase) and case.batch >= 5000
 
 
-def step_data(case: StepCase, device: str = "cpu") -> StepData:
-    """Sparse images in [0, 1], or activities as a ReLU layer makes them; the same on every call."""
+def step_data(case: StepCase, device: str = "cpu", dtype: torch.dtype = torch.float32) -> StepData:
+    """Sparse images in [0, 1], or activities as a ReLU layer makes them; the same on every call.
+
+    Rows and images are rounded to ``dtype``, for every candidate and for the exact answer; weights stay float32.
+    """
     random = torch.Generator().manual_seed(1)
     sign = torch.ones(case.rows)
     sign[case.batch :] = -1
@@ -169,8 +210,10 @@ def step_data(case: StepCase, device: str = "cpu") -> StepData:
     def put(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(device)
 
+    if images is not None:
+        images = images.to(dtype)
     return StepData(
-        rows.to(device),
+        rows.to(device, dtype),
         sign.to(device),
         weight.to(device),
         bias.to(device),
@@ -180,11 +223,12 @@ def step_data(case: StepCase, device: str = "cpu") -> StepData:
     )
 
 
-def predict_data(case: PredictCase, device: str = "cpu") -> PredictData:
+def predict_data(case: PredictCase, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PredictData:
+    """Images and weights in ``dtype``: nothing is trained, so nobody keeps weights in float32 beside it."""
     random = torch.Generator().manual_seed(1)
-    images = _images(case.images, case.sizes[0], random).to(device)
+    images = _images(case.images, case.sizes[0], random).to(device, dtype)
     layers = [_linear(i, o, random) for i, o in zip(case.sizes, case.sizes[1:], strict=False)]
-    return PredictData(images, [w.to(device) for w, _ in layers], [b.to(device) for _, b in layers])
+    return PredictData(images, [w.to(device, dtype) for w, _ in layers], [b.to(device) for _, b in layers])
 
 
 def _images(count: int, inputs: int, random: torch.Generator) -> Tensor:

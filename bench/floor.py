@@ -14,25 +14,33 @@ from .cases import CLASSES, PredictCase, PredictData, StepCase, StepData
 
 class FloorStep:
     """Two products a layer: on all rows ("stacked"), on half of them twice ("separate"), or, for a
-    shared first layer, on the images alone ("images")."""
+    shared first layer, on the images alone ("images"). ``adam``: with the optimiser's stream, which
+    is float32 whatever the rows are."""
 
-    def __init__(self, case: StepCase, data: StepData, form: str) -> None:
+    def __init__(self, case: StepCase, data: StepData, form: str, adam: bool = True) -> None:
         x = data.rows if data.images is None else data.images
         parts = x.split(case.batch) if form == "separate" else (x,)
         self.products = [(part, part.new_empty(part.shape[0], case.units)) for part in parts]
+        self.adam = adam
         self.weight = data.weight.clone()
-        self.gradient = torch.empty_like(self.weight)
+        self.operand = self.weight.to(x.dtype)  # the same tensor for float32 rows
+        self.product = torch.empty_like(self.operand)
+        self.gradient = self.product if x.dtype == torch.float32 else torch.zeros_like(self.weight)
         self.moments = [torch.zeros_like(self.weight) for _ in range(2)]
         self.step = torch.zeros((), device=x.device)
 
     def __call__(self) -> None:
         for x, z in self.products:
-            torch.mm(x, self.weight.t(), out=z)
+            torch.mm(x, self.operand.t(), out=z)
         for i, (x, z) in enumerate(self.products):
             if i == 0:
-                torch.mm(z.t(), x, out=self.gradient)
+                torch.mm(z.t(), x, out=self.product)
             else:
-                self.gradient.addmm_(z.t(), x)
+                self.product.addmm_(z.t(), x)
+        if self.adam:
+            self._update()
+
+    def _update(self) -> None:
         torch._fused_adam_(
             [self.weight],
             [self.gradient],

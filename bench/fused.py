@@ -28,7 +28,8 @@ class FusedStep:
         self.keep: tuple[Tensor, Tensor] | None = None
         if case.keep:
             self.keep = (
-                torch.empty(case.rows, case.units, device=device),
+                # What the next layer would read: in the dtype of the rows where the kernels write that.
+                torch.empty(case.rows, case.units, device=device, dtype=data.rows.dtype if data.rows.is_cuda else None),
                 torch.empty(case.rows, device=device),
             )
 

@@ -66,13 +66,13 @@ def learn(learner: Learner, steps: int = STEPS) -> dict[str, Tensor]:
     return {"loss": torch.stack(losses), **learner.results()}
 
 
-def compare(candidate: Results, eager: Sequence[Results], exact: Results) -> Verdict:
-    """The worst quantity of ``candidate``; eager's error is the largest of its forms."""
+def compare(candidate: Results, eager: Sequence[Results], exact: Results, floor: float = FLOOR) -> Verdict:
+    """The worst quantity of ``candidate``; eager's error is the largest of its forms, but no less than ``floor``."""
     worst = Verdict(0.0, "", 0.0, 0.0)
     for name, truth in exact.items():
         error = _error(candidate[name], truth)
         rival = max(_error(form[name], truth) for form in eager)
-        ratio = error / max(rival, FLOOR)
+        ratio = error / max(rival, floor)
         if not worst.quantity or not ratio <= worst.ratio:
             worst = Verdict(ratio, name, error, rival)
         if ratio != ratio:  # nothing is worse than NaN
@@ -80,15 +80,14 @@ def compare(candidate: Results, eager: Sequence[Results], exact: Results) -> Ver
     return worst
 
 
-def compare_prediction(candidate: Judge, eager: Judge, exact: Judge, images: Tensor) -> Verdict:
+def compare_prediction(candidate: Judge, eager: Judge, exact: Judge, images: Tensor, floor: float = FLOOR) -> Verdict:
     """Goodness of every layer, image and label; then the winners, but for near ties."""
     truth, found = exact.goodness(images.double()), candidate.goodness(images)
-    verdict = compare({"goodness": found}, [{"goodness": eager.goodness(images)}],
-                      {"goodness": truth})  # fmt: skip
+    verdict = compare({"goodness": found}, [{"goodness": eager.goodness(images)}], {"goodness": truth}, floor)
     scores, winner = truth.sum(0), found.sum(0).argmax(1)
     behind = scores.amax(1) - scores.gather(1, winner[:, None])[:, 0]
     # Two sums over the layers, each as far off as a right candidate may be.
-    tie = 2 * LIMIT * max(verdict.eager_error, FLOOR) * truth.abs().max() * truth.shape[0]
+    tie = 2 * LIMIT * max(verdict.eager_error, floor) * truth.abs().max() * truth.shape[0]
     wrong = int((behind > tie).sum())
     if wrong:
         note = f"{wrong} of {len(winner)} winners differ"

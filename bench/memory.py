@@ -1,8 +1,8 @@
 """Peak memory of one candidate of one case, in an interpreter of its own.
 
-Counted is what training adds to its inputs: the peak resident memory (on a GPU: allocated memory)
-minus its level after the inputs are built and before weights, optimiser and buffers exist. Code
-that a tiny case of the same kind touches is paged in beforehand.
+Counted is what training adds to its inputs: the peak resident memory minus its level after the inputs
+are built and before weights, optimiser and buffers exist. Code that a tiny case of the same kind
+touches is paged in beforehand. On a GPU the allocator is asked instead (cuda_timing.py).
 
     python -m bench.memory step/2000-2000/b5000 ffkern
 """
@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS = 3
 
 
-def peak_in_child(case: str, candidate: str, threads: int, device: str = "cpu") -> int:
+def peak_in_child(case: str, candidate: str, threads: int) -> int:
     """Bytes. Raises RuntimeError with the child's last line if it fails."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "bench.memory", case, candidate]
-    command += ["--threads", str(threads), "--device", device]
+    command += ["--threads", str(threads)]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
@@ -50,33 +50,23 @@ def resident(field: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
-def _measure(name: str, candidate: str, device: str) -> int:
-    import torch
-
+def _measure(name: str, candidate: str) -> int:
     from .candidates import step_learners
     from .cases import StepCase, find_case, step_data
 
     case = find_case(name)
     assert isinstance(case, StepCase)
     tiny = StepCase(8, 32, 16, case.shared, case.keep)
-    learner = step_learners(tiny, step_data(tiny, device))[candidate]()
+    learner = step_learners(tiny, step_data(tiny))[candidate]()
     for _ in range(STEPS):
         learner()
-    data = step_data(case, device)
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    elif exact := reset_peak():
-        before = resident("VmRSS")
-    else:  # the peak of building the inputs is in it: too large a level, too small a result
-        before = _highest()
+    data = step_data(case)
+    exact = reset_peak()
+    # The highest level includes the peak of building the inputs: too large a level, too small a result.
+    before = resident("VmRSS") if exact else _highest()
     learner = step_learners(case, data)[candidate]()
     for _ in range(STEPS):
         learner()
-    if device == "cuda":
-        torch.cuda.synchronize()
-        return int(torch.cuda.max_memory_allocated() - before)
     return (resident("VmHWM") if exact else _highest()) - before
 
 
@@ -89,13 +79,12 @@ def main() -> int:
     parser.add_argument("case")
     parser.add_argument("candidate")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     if options.threads:
         import torch
 
         torch.set_num_threads(options.threads)
-    print(json.dumps({"peak_bytes": _measure(options.case, options.candidate, options.device)}))
+    print(json.dumps({"peak_bytes": _measure(options.case, options.candidate)}))
     return 0
 
 

@@ -78,27 +78,32 @@ class Origin:
 
 def row(record: Record) -> list[str]:
     """Cells under HEADER. A case that failed shows no time at all."""
-    error = _number(record.error_ratio, 2)
+    error = number(record.error_ratio, 2)
     if record.failed:
         return [record.case, "FAILED", *["-"] * 6, error, "-", "-"]
     ours = record.ffkern_ms
     times = (ours, record.eager_ms, record.eager_fused_adam_ms, record.compile_ms, record.floor_ms)
     return [
         record.case,
-        *(_number(time, 2) for time in times),
-        _ratio(record.eager_ms, ours, "x"),
-        _ratio(ours, record.floor_ms, ""),
+        *(number(time, 2) for time in times),
+        ratio(record.eager_ms, ours, "x"),
+        ratio(ours, record.floor_ms, ""),
         error,
-        _mebibytes(record.peak_bytes),
-        _mebibytes(record.eager_peak_bytes),
+        mebibytes(record.peak_bytes),
+        mebibytes(record.eager_peak_bytes),
     ]
 
 
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Markdown; the first ``left`` columns hold words, the others numbers."""
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows)) + "\n"
+
+
 def markdown(records: Sequence[Record]) -> str:
-    lines = [HEADER, tuple(["---"] + ["---:"] * (len(HEADER) - 1)), *(row(r) for r in records)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    text = table(HEADER, [row(record) for record in records])
     failures = [f"{r.case} FAILED: {r.failed}" for r in records if r.failed]
-    return table + ("\n" + "\n".join(failures) + "\n" if failures else "")
+    return text + ("\n" + "\n".join(failures) + "\n" if failures else "")
 
 
 def readme_section(records: Sequence[Record], origin: Origin) -> str:
@@ -116,12 +121,12 @@ def readme_section(records: Sequence[Record], origin: Origin) -> str:
     )
 
 
-def put_between_markers(text: str, section: str) -> str:
+def put_between_markers(text: str, section: str, begin: str = BEGIN, end: str = END) -> str:
     """``text`` with what stands between the markers replaced. Raises ValueError without them."""
-    begin, end = text.find(BEGIN), text.find(END)
-    if begin < 0 or end < begin:
-        raise ValueError(f"no {BEGIN} ... {END} in this order")
-    return f"{text[: begin + len(BEGIN)]}\n{section.strip()}\n{text[end:]}"
+    first, last = text.find(begin), text.find(end)
+    if first < 0 or last < first:
+        raise ValueError(f"no {begin} ... {end} in this order")
+    return f"{text[: first + len(begin)]}\n{section.strip()}\n{text[last:]}"
 
 
 def write_readme(path: Path, records: Sequence[Record], origin: Origin) -> None:
@@ -201,15 +206,15 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _ratio(numerator: float | None, denominator: float | None, unit: str) -> str:
+def ratio(numerator: float | None, denominator: float | None, unit: str) -> str:
     if numerator is None or not denominator:
         return "-"
     return f"{numerator / denominator:.2f}{unit}"
 
 
-def _mebibytes(value: int | None) -> str:
+def mebibytes(value: int | None) -> str:
     return "-" if value is None else f"{value / 2**20:.0f}"

@@ -2,6 +2,7 @@
 
 python -m bench.run --quick
 python -m bench.run --json bench/results/cpu.json --readme
+python -m bench.run --device cuda
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ class Plan:
     compiled: bool = False
     quick: bool = False
     memory: bool = False
-    device: str = "cpu"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,6 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("--device cuda: torch sees no CUDA device on this machine", file=sys.stderr)
         return 2
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.device == "cuda":
+        from . import gpu
+
+        return gpu.run(options, _origin(argv, options.device))
     readme = ROOT / "README.md"
     if options.readme and report.BEGIN not in readme.read_text(encoding="utf-8"):
         print(f"--readme: {readme} has no {report.BEGIN}", file=sys.stderr)
@@ -62,8 +68,6 @@ def main(argv: list[str] | None = None) -> int:
     if not chosen:
         print(f"--filter {options.filter}: no case has this in its name", file=sys.stderr)
         return 2
-    if options.threads:
-        torch.set_num_threads(options.threads)
     records = run(chosen, options)
     print("\n" + report.markdown(records))
     origin = _origin(argv, options.device)
@@ -90,7 +94,6 @@ def run(chosen: Sequence[Case], options: argparse.Namespace) -> list[report.Reco
             compiled,
             options.quick,
             not options.no_memory and cases.wants_memory(case),
-            options.device,
         )
         record = measure_step(case, plan) if isinstance(case, StepCase) else measure_prediction(case, plan)
         records.append(record)
@@ -103,7 +106,7 @@ def measure_step(
     plan: Plan,
     learners: Callable[..., Mapping[str, Callable[[], gate.Learner]]] = step_learners,
 ) -> report.Record:
-    data = cases.step_data(case, plan.device)
+    data = cases.step_data(case)
     torch._dynamo.reset()
     built = {n: make() for n, make in learners(case, data, compiled=plan.compiled, few=plan.quick).items()}
     exact = gate.learn(EagerStep(case, data, "stacked", dtype=torch.float64))
@@ -112,7 +115,7 @@ def measure_step(
     verdicts = {name: gate.compare(results, eager, exact) for name, results in found.items()}
     del exact, found, eager
     if not verdicts["ffkern"].passes():
-        return _record(case, plan.device, verdicts["ffkern"], {})
+        return _record(case, verdicts["ffkern"], {})
     right = {n: learner for n, learner in built.items() if _credible(case, n, verdicts[n])}
     for learner in right.values():
         learner.set_lr(LR_WHILE_TIMED)
@@ -123,8 +126,8 @@ def measure_step(
         best = timing.fastest(summaries, "eager")
         threads = torch.get_num_threads()
         for name in ("ffkern", best[0] if best else "eager/stacked"):
-            peaks.append(memory.peak_in_child(case.name, name, threads, plan.device))
-    return _record(case, plan.device, verdicts["ffkern"], times, peaks)
+            peaks.append(memory.peak_in_child(case.name, name, threads))
+    return _record(case, verdicts["ffkern"], times, peaks)
 
 
 def measure_prediction(
@@ -132,7 +135,7 @@ def measure_prediction(
     plan: Plan,
     judges: Callable[..., Mapping[str, Callable[[], gate.Judge]]] = predict_judges,
 ) -> report.Record:
-    data = cases.predict_data(case, plan.device)
+    data = cases.predict_data(case)
     torch._dynamo.reset()
     built = {name: make() for name, make in judges(case, data, compiled=plan.compiled).items()}
     exact = EagerPredict(case, data, None, dtype=torch.float64)
@@ -140,10 +143,10 @@ def measure_prediction(
     eager = EagerPredict(case, data, None)
     verdicts = {n: gate.compare_prediction(j, eager, exact, sample) for n, j in built.items()}
     if not verdicts["ffkern"].passes():
-        return _record(case, plan.device, verdicts["ffkern"], {})
+        return _record(case, verdicts["ffkern"], {})
     right = {n: judge for n, judge in built.items() if _credible(case, n, verdicts[n])}
     times = _time({**right, **predict_floors(case, data)}, plan)
-    return _record(case, plan.device, verdicts["ffkern"], times)
+    return _record(case, verdicts["ffkern"], times)
 
 
 def _credible(case: Case, name: str, verdict: gate.Verdict) -> bool:
@@ -159,13 +162,11 @@ def _time(candidates: Mapping[str, Callable[[], object]], plan: Plan) -> dict[st
         candidates,
         seconds=plan.seconds,
         min_rounds=3 if plan.quick else 5,
-        settle=torch.cuda.synchronize if plan.device == "cuda" else lambda: None,
     )
 
 
 def _record(
     case: Case,
-    device: str,
     verdict: gate.Verdict,
     times: Mapping[str, list[float]],
     peaks: Sequence[int] = (),
@@ -184,7 +185,7 @@ def _record(
     ratio = verdict.ratio if math.isfinite(verdict.ratio) else None
     return report.Record(
         case=case.name,
-        device=device,
+        device="cpu",
         dtype="float32",
         threads=torch.get_num_threads(),
         rows=case.rows,
@@ -247,9 +248,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="a few cases, under a minute")
     add("--filter", default="", metavar="TEXT", help="only cases with TEXT in their name")
     add("--threads", type=int, default=0, metavar="N", help="CPU threads; default: torch's")
-    add("--seconds", type=float, default=0.0, help="time per case; default 6, with --quick 0.4")
-    add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--json", type=Path, metavar="PATH", help="write the records")
+    add("--seconds", type=float, default=0.0, help="time per case; default 6, with --quick 0.4; cuda: 0.4, 0.1")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: every operation, in every precision")
+    add("--json", type=Path, metavar="PATH", help="write the records; cuda: default bench/results/<gpu>.json")
     add("--png", type=Path, metavar="PATH", help="write a chart of the speeds")
     add("--readme", action="store_true", help="write the README's table, between its markers")
     add("--no-compile", action="store_true", help="leave out torch.compile")

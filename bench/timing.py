@@ -31,7 +31,7 @@ def round_robin(
     max_rounds: int = 1000,
     warmups: int = 1,
     clock: Callable[[], float] = time.perf_counter,
-    settle: Callable[[], object] = lambda: None,
+    sample: Callable[[Callable[[], object]], float] | None = None,
 ) -> dict[str, list[float]]:
     """Times of every candidate, one sample a round each, so that a disturbance hits all of them.
 
@@ -41,13 +41,19 @@ def round_robin(
         candidates: name -> what to time.
         seconds: stop after the first round that ends later than this, but not before min_rounds.
         clock: monotonic time in seconds.
-        settle: waits for the device; called inside every sample.
+        sample: seconds of one call; without it wall time.
     """
+
+    def wall(candidate: Callable[[], object]) -> float:
+        start = clock()
+        candidate()
+        return clock() - start
+
+    measure = sample or wall
     names = list(candidates)
     for _ in range(warmups):
         for name in names:
-            candidates[name]()
-            settle()
+            measure(candidates[name])
     times: dict[str, list[float]] = {name: [] for name in names}
     begin = clock()
     for done in range(max_rounds):
@@ -55,10 +61,7 @@ def round_robin(
             break
         first = done % len(names) if names else 0
         for name in names[first:] + names[:first]:
-            start = clock()
-            candidates[name]()
-            settle()
-            times[name].append(clock() - start)
+            times[name].append(measure(candidates[name]))
     return times
 
 

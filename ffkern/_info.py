@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from . import _ext, ops
+from . import ops
+from ._build import build_info
 from ._version import __version__
 
 __all__ = ["info"]
@@ -26,7 +27,7 @@ def info() -> dict[str, Any]:
     None.
     """
     isa, available, gemm = ops.cpu_path().split(";")
-    build = _ext.build_info()
+    build = build_info()
     return {
         "version": __version__,
         "torch": torch.__version__,

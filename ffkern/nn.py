@@ -643,7 +643,7 @@ class FFNet(nn.Module):
         if self.label_value != "max" or x.numel() == 0:
             return self.overlay
         on = x.max().float()
-        neutral = on / self.classes if self.neutral_value is None else on.new_tensor(self.neutral_value)
+        neutral = on / self.classes if self.neutral_value is None else torch.full_like(on, self.neutral_value)
         return torch.stack((on, neutral))
 
     def _rows(self, images: int, negatives: int, device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -1,6 +1,6 @@
 """The operations as torch's dispatcher knows them: schema, fake kernel, autograd and autocast.
 
-Kernels are in ``csrc`` (CPU: ``csrc/cpu`` through ``csrc/torch/cpu_ops.cpp``); what each operation
+Kernels are in ``csrc`` (``csrc/cpu`` and ``csrc/cuda`` through ``csrc/binding``); what each operation
 computes is said once, in :mod:`ffkern.reference`, under the same name without trailing underscore.
 Call them as ``ffkern.ops.layer_forward(...)``, which is ``torch.ops.ffkern.layer_forward``.
 

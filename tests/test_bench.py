@@ -86,15 +86,17 @@ def test_round_robin_stops(seconds, most, rounds):
     assert len(times["a"]) == rounds
 
 
-def test_round_robin_times_what_settles():
+def test_round_robin_asks_another_meter():
     clock = FakeClock()
 
-    def settle() -> None:
-        clock.now += 10.0
+    def sample(candidate) -> float:
+        candidate()
+        return 11.0
 
     candidates = {"a": clock.candidate("a", 1.0)}
-    times = timing.round_robin(candidates, seconds=0, min_rounds=1, clock=clock, settle=settle)
-    assert times == {"a": [11.0]}
+    times = timing.round_robin(candidates, seconds=0, min_rounds=2, clock=clock, sample=sample)
+    assert times == {"a": [11.0, 11.0]}
+    assert clock.order == ["a"] * 3  # the warm-up goes through it too
 
 
 def test_summaries():

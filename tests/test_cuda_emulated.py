@@ -8,7 +8,6 @@ around a tile, every instance, what the kernels touch, streams and graphs, the l
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import re
 import subprocess
 import sys
@@ -18,10 +17,12 @@ from types import ModuleType
 from typing import Any
 
 import emulated
+import every_operation
 import op_cases as cases
 import pytest
 import torch
 from emulated import build
+from emulated.graphs import Graphs
 from tolerance import STORAGE_UNIT, UNIT, check_parity
 from torch import Tensor
 
@@ -139,67 +140,22 @@ def test_label_variants_in_every_arithmetic(shape: tuple[int, ...], math: str) -
         )
 
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-def other_operations(rows: int, inputs: int, units: int, dtype: torch.dtype) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Name, operation, reference and arguments of what is not a training step, at these sizes."""
-    inputs, units = max(inputs, 3), max(units, 2)
-    classes = min(inputs - 1, 10)
-    layer = cases.layer_arguments(rows, inputs, units, dtype=dtype)
-    yield "layer_forward", cases.forward, cases.forward_reference, layer
-    yield "layer_forward_", cases.forward_in_place, cases.forward_reference, cases.layer_arguments(rows, inputs, units)
-    plain = {"x": layer["x"], "weight": layer["weight"], "classes": classes}
-    yield "shared_base", cases.base, cases.base_reference, plain
-    base, rest_norm = ref.shared_base(layer["x"], layer["weight"], classes)
-    shared = {"base": base.to(dtype), "rest_norm": rest_norm, "weight": layer["weight"], "bias": layer["bias"]}
-    shared |= cases.label_arguments(3, rows, classes) | {"norm": "rms", "eps": 1e-4, "goodness": "sum_sq"}
-    yield "shared_variants", cases.variants, cases.variants_reference, shared
-    loss = {"goodness": torch.randn(rows), "sign": cases.signs(rows), "row_weight": None}
-    yield "local_loss", cases.loss, cases.loss_reference, loss | {"threshold": 0.3, "temperature": 0.7}
-    h = torch.randn(rows, units).relu().to(dtype)
-    peer = {"h": h, "sign": cases.signs(rows), "mean": torch.rand(units), "strength": 0.3, "momentum": 0.8}
-    yield "peer_update_", cases.peer, cases.peer_reference, peer
-    for variants in (0, 3):
-        step = cases.step_arguments(rows, inputs, units, variants=variants, classes=classes, optimiser="ema")
-        for name, op, reference, a in (
-            ("grad", cases.gradient, cases.gradient_reference, cases.grad_arguments(step, peer=True)),
-            ("update_", cases.update, cases.update_reference, cases.update_arguments(step, peer=True)),
-        ):
-            a["x"], a["h"] = a["x"].to(dtype), a["h"].to(dtype)
-            yield f"{'shared' if variants else 'layer'}_{name}", op, reference, a
-    predict = cases.predict_arguments(min(rows, 40), [inputs, units, 7], classes, dtype=dtype)
-    yield "predict_goodness", cases.predict, cases.predict_reference, predict
-    head = cases.head_arguments(rows, [units, inputs], 10)
-    yield "head_forward", cases.head, cases.head_reference, head | {"h": [part.to(dtype) for part in head["h"]]}
-    step = cases.head_step_arguments(rows, [units, inputs], 10, "adam")
-    yield "head_step_", cases.head_step, cases.head_step_reference, step | {"h": [t.to(dtype) for t in step["h"]]}
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", every_operation.DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=cases.shape_name)
 def test_every_operation_at_every_size(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     unit = STORAGE_UNIT[dtype]
     seen = {"layer_step_", "shared_step_", "shared_variants_"}  # the tests beside this one, and test_ops.py
-    for name, operation, reference, arguments in other_operations(*shape, dtype):
+    for name, operation, reference, arguments in every_operation.compared(*shape, dtype):
         with emulated.device("sm_80"):
             check_parity(operation, reference, arguments, unit=unit)
         seen.add(name)
     rows, inputs, _ = shape
-    classes = max(2, min(inputs, 10))
-    x, labels, u = torch.randn(rows, inputs + 2).to(dtype), torch.randint(0, classes, (rows,)), torch.rand(rows)
-    logits, overlay, generator = torch.randn(rows, classes).to(dtype), torch.tensor([1.3, 0.17]), torch.tensor([3, 9])
-    for name, arguments in {
-        "overlay_label": (x, labels, classes, overlay),
-        "concat_label": (x, labels, classes, overlay),
-        "wrong_labels": (labels, classes, u),
-        "hard_labels": (logits, labels, u),
-        "all_wrong_labels": (labels, classes),
-    }.items():
+    for name, arguments in every_operation.of_labels(rows, inputs, dtype).items():
         with emulated.device("sm_80"):
             got = getattr(ops, name)(*arguments)
         assert torch.equal(got, getattr(ref, name)(*arguments)), name
         seen.add(name)
+    generator = torch.tensor([3, 9])
     pictures = torch.randn(2, 5, inputs * 3).to(dtype)
     want = ref.hybrid_images(*pictures, generator, 3, inputs, 4)
     with emulated.device("sm_80"):
@@ -636,39 +592,6 @@ def test_the_low_copy_is_written_with_the_weights(
 
 
 # ------------------------------------------------------------------------------- streams and graphs
-
-
-class Graphs:
-    """Stream capture through the driver API, as torch's CUDA graphs do it."""
-
-    def __init__(self, driver: ModuleType) -> None:
-        self.lib = driver.driver()
-        context = ctypes.c_void_p()
-        self.check(self.lib.cuDevicePrimaryCtxRetain(ctypes.byref(context), emulated.DEVICES.index("sm_80")))
-        self.check(self.lib.cuCtxSetCurrent(context))
-
-    def check(self, result: int) -> None:
-        assert result == 0, result
-
-    def stream(self) -> int:
-        stream = ctypes.c_void_p()
-        self.check(self.lib.cuStreamCreate(ctypes.byref(stream), 0))
-        assert stream.value
-        return stream.value
-
-    @contextlib.contextmanager
-    def capture(self, stream: int, graph: list[int]) -> Iterator[None]:
-        self.check(self.lib.cuStreamBeginCapture_v2(ctypes.c_void_p(stream), 0))
-        yield
-        captured, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        self.check(self.lib.cuStreamEndCapture(ctypes.c_void_p(stream), ctypes.byref(captured)))
-        self.check(self.lib.cuGraphInstantiateWithFlags(ctypes.byref(executable), captured, ctypes.c_ulonglong(0)))
-        assert executable.value
-        graph.append(executable.value)
-
-    def replay(self, graph: int, stream: int) -> None:
-        self.check(self.lib.cuGraphLaunch(ctypes.c_void_p(graph), ctypes.c_void_p(stream)))
-        self.check(self.lib.cuStreamSynchronize(ctypes.c_void_p(stream)))
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "ema"])

@@ -528,6 +528,8 @@ def test_driver_declarations_agree_with_cuda_h(tmp_path: Path, monkeypatch: pyte
         "kAttributeCapabilityMinor": "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR",
         "kAttributeSharedBytesOptin": "CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN",
         "kFunctionMaxDynamicSharedBytes": "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES",
+        "kPointerDevice": "CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL",
+        "kEventDisableTiming": "CU_EVENT_DISABLE_TIMING",
     }
     assert set(re.findall(r"\b(k\w+) = \d+;", header)) == set(constants)
     program = tmp_path / "t.cpp"

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import runpy
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import setuptools
+import torch
+
+import ffkern
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA_WHEEL_BYTES = 7_400_000  # 5.7 MB with all architectures of CMakeLists.txt, and a third more
 
+TAG = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+
 ONE_OP = """
-import sys, torch, ffkern
+import sys, torch, ffkern.ops
 assert ffkern.__file__.startswith(sys.argv[1]), ffkern.__file__
 labels = torch.tensor([0, 1, 2])
 wrong = torch.ops.ffkern.wrong_labels(labels, 3, torch.tensor([0.0, 0.6, 0.99]))
 assert wrong.tolist() == [1, 0, 1], wrong
 assert torch._C._dispatch_has_kernel_for_dispatch_key("ffkern::wrong_labels", "CPU")
+"""
+
+ONE_FUNCTION = """
+import sys, numpy, ffkern.arrays
+assert ffkern.__file__.startswith(sys.argv[1]), ffkern.__file__
+wrong = ffkern.arrays.wrong_labels(numpy.array([0, 1, 2]), numpy.array([0.0, 0.6, 0.99]), classes=3)
+assert wrong.tolist() == [1, 0, 1], wrong
+assert "torch" not in sys.modules
+print(ffkern.arrays.build_info())
 """
 
 # A CPU build of torch has no CUDA tensors: its dispatcher is told to use the CUDA kernel nevertheless.
@@ -48,12 +65,12 @@ LAUNCH = """
 #include <cstdio>
 #include <exception>
 
-#include "cuda/module.h"
-using namespace ffkern::cuda;
+#include "cuda/rows.h"
+#include "cuda/layer.h"
 
 int main() {
   try {
-    launch(Queue{0, nullptr}, kImageRows, "ffkern_finish", {}, 256, 0, static_cast<const void*>(nullptr));
+    ffkern::cuda::local_loss({0, nullptr}, 1, nullptr, {}, nullptr, nullptr, nullptr, nullptr);
   } catch (const std::exception& error) {
     std::puts(error.what());
     return 0;
@@ -110,13 +127,13 @@ def test_sdist_holds_everything_that_the_build_reads(sdist: Path) -> None:
     assert sources <= names
     top = {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"}
     assert top <= names
-    assert not [n for n in names if re.search(r"\.(so|o|pyc)$|_build_info|^build/|\.venv", n)]
+    assert not [n for n in names if re.search(r"\.(so|o|pyc)$|^build/|\.venv", n)]
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
-    assert re.fullmatch(r"ffkern-[^-]+-py3-none-linux_\w+\.whl", wheel.name)
+    assert re.fullmatch(rf"ffkern-[^-]+-{TAG}-{TAG}-linux_\w+\.whl", wheel.name)
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"ffkern/_C.so", "ffkern/_build_info.json", "ffkern/__init__.py"} <= set(names)
+    assert {n for n in names if n.endswith(".so")} == {*LIBRARIES}
     assert {n.split("/")[0].split("-")[0] for n in names} == {"ffkern"}
     assert any(n.endswith("/licenses/LICENSE") for n in names)
     assert not [n for n in names if "ptxsim" in n or "test" in n or n.endswith((".cpp", ".cu"))]
@@ -129,25 +146,51 @@ def test_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     succeed(sys.executable, "-m", "pip", "install", *flags, wheel)
     site = tmp_path / "site"
     succeed(sys.executable, "-c", ONE_OP, site, cwd=tmp_path, PYTHONPATH=str(site))
+    said = succeed(sys.executable, "-c", ONE_FUNCTION, site, cwd=tmp_path, PYTHONPATH=str(site))
+    facts = ast.literal_eval(said)
+    assert facts["nvcc"] is None
+    assert facts["torch"] == torch.__version__
+    assert facts["version"] == ffkern.__version__
 
 
-def linked(wheel: Path, folder: Path) -> tuple[set[str], list[str]]:
-    """Libraries that _C.so needs besides the system's, and symbols that no torch >= 2.13 promises to have: torch's C
-    shims are stable, its C++ is not."""
-    zipfile.ZipFile(wheel).extract("ffkern/_C.so", folder)
-    library = folder / "ffkern" / "_C.so"
-    undefined = succeed("nm", "-D", "-C", "--undefined-only", library).splitlines()
-    bad = [s for s in undefined if re.search(r"\b(at|c10|torch)::|\b(Py|cu|cuda)[A-Z]", s)]
-    needed = set(re.findall(r"NEEDED.*\[(.*)\]", succeed("readelf", "-d", library)))
+# What each library may need besides the system's, and symbols that nobody promises to have: torch's C shims are stable,
+# its C++ is not; only the module for NumPy and CuPy knows Python; the CUDA driver is looked for when a kernel is
+# launched.
+PYTHON_MODULE = "ffkern/_arrays" + str(sysconfig.get_config_var("EXT_SUFFIX"))
+LIBRARIES = {
+    "ffkern/libffkern.so": (set(), r"\b(at|c10|torch)::|\b(Py|_Py|cu|cuda)[A-Z]"),
+    "ffkern/_C.so": ({"libtorch_cpu.so", "libffkern.so"}, r"\b(at|c10|torch)::|\b(Py|_Py|cu|cuda)[A-Z]"),
+    PYTHON_MODULE: ({"libffkern.so"}, r"\b(at|c10|torch)::|\b(aoti|cu|cuda)[A-Z_]"),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("kind", ["wheel", "cuda_wheel"])
+def test_libraries_need_what_they_may(kind: str, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """So whatever torch >= 2.13 is installed provides every symbol, and the package imports without a CUDA driver."""
+    zipfile.ZipFile(request.getfixturevalue(kind)).extract(name, tmp_path)
+    library = tmp_path / name
+    dynamic = succeed("readelf", "-d", library)
     system = {"libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6", "ld-linux-x86-64.so.2"}
-    return needed - system, bad
+    system |= {"libpthread.so.0", "libdl.so.2"}  # parts of libc.so.6 since glibc 2.34
+    allowed, forbidden = LIBRARIES[name]
+    assert set(re.findall(r"NEEDED.*\[(.*)\]", dynamic)) - system == allowed
+    assert set(re.findall(r"RUNPATH.*\[(.*)\]", dynamic)) == ({"$ORIGIN"} if allowed else set())
+    undefined = succeed("nm", "-D", "-C", "--undefined-only", library).splitlines()
+    assert not [s for s in undefined if re.search(forbidden, s)]
 
 
-def test_library_needs_only_the_stable_abi(wheel: Path, tmp_path: Path) -> None:
-    """Whatever torch >= 2.13 is installed must provide every symbol."""
-    needed, undefined = linked(wheel, tmp_path)
-    assert not undefined
-    assert needed == {"libtorch_cpu.so"}
+def test_the_shared_library_shows_its_interface_alone(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extract("ffkern/libffkern.so", tmp_path)
+    lines = succeed("nm", "-D", "-C", "--defined-only", tmp_path / "ffkern/libffkern.so").splitlines()
+    functions = {line.split(maxsplit=2)[2].split("(")[0] for line in lines if line.split()[1] == "T"}
+    assert functions
+    declared = {
+        name
+        for path in (ROOT / "csrc").rglob("*.h")
+        for name in re.findall(r"FFKERN_API[^;{]*?(\w+)\(", path.read_text())
+    }
+    assert {f.split("::")[-1] for f in functions} <= declared
 
 
 @pytest.fixture(scope="session")
@@ -169,15 +212,8 @@ def cuda_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_cuda_wheel_is_small(cuda_wheel: Path) -> None:
-    assert re.fullmatch(r"ffkern-[^-]+-py3-none-linux_\w+\.whl", cuda_wheel.name)
+    assert re.fullmatch(rf"ffkern-[^-]+-{TAG}-{TAG}-linux_\w+\.whl", cuda_wheel.name)
     assert cuda_wheel.stat().st_size <= CUDA_WHEEL_BYTES
-
-
-def test_cuda_wheel_needs_no_cuda_library(cuda_wheel: Path, tmp_path: Path) -> None:
-    """The driver is looked for when a kernel is launched, so that the package imports everywhere."""
-    needed, undefined = linked(cuda_wheel, tmp_path)
-    assert not undefined
-    assert needed == {"libtorch_cpu.so"}
 
 
 def test_cuda_wheel_has_a_kernel_for_every_operation(cuda_wheel: Path, tmp_path: Path) -> None:
@@ -211,8 +247,9 @@ def test_a_launch_without_a_driver_says_what_is_missing(
 ) -> None:
     source, program = tmp_path / "launch.cpp", tmp_path / "launch"
     source.write_text(LAUNCH)
-    library = ROOT / "build" / "cmake-cuda" / "libffkern_cuda.a"  # what the wheel's library is linked from
-    succeed("c++", "-std=c++20", f"-I{ROOT}/csrc", source, library, "-ldl", "-o", program)
+    zipfile.ZipFile(cuda_wheel).extract("ffkern/libffkern.so", tmp_path)
+    library = tmp_path / "ffkern" / "libffkern.so"
+    succeed("c++", "-std=c++20", f"-I{ROOT}/csrc", source, library, f"-Wl,-rpath,{library.parent}", "-o", program)
     assert re.fullmatch(sentence, succeed(program, FFKERN_CUDA_DRIVER=driver).strip())
 
 
@@ -292,6 +329,18 @@ def test_auto_without_nvcc_is_loud(tmp_path: Path) -> None:
     done = run(*command, FFKERN_CUDA="auto", CUDA_HOME=str(tmp_path), MAX_JOBS="stop")
     assert "WITHOUT CUDA KERNELS" in done.stdout
     assert f"there is no nvcc in CUDA_HOME={tmp_path}" in done.stdout
+
+
+def test_without_pythons_headers_there_are_no_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian ships Python without them: everything else is built."""
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: made.update(options))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    build = runpy.run_path(str(ROOT / "setup.py"))
+    command = build["CMakeBuild"](setuptools.Distribution({"ext_modules": made["ext_modules"]}))
+    command.ensure_finalized()
+    assert [ext.name for ext in command.extensions] == ["ffkern._C"]
+    assert [Path(path).name for path in command.get_outputs()] == ["_C.so", "libffkern.so"]
 
 
 @pytest.mark.parametrize(("available", "expected"), [(3.9, 1), (4.1, 2), (1000.0, None)])

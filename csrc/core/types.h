@@ -23,7 +23,13 @@ enum class Goodness : int {
   kSumAbs = 4,
 };
 
-enum class Optimiser : int { kSgd = 0, kEma = 1, kAdam = 2, kAdamW = 3 };
+/// Rules of the update, with gradient g, momentum m and parameter w.
+enum class Optimiser : int {
+  kSgd = 0,    // torch.optim.SGD: m <- momentum m + g + weight_decay w, w <- w - lr m
+  kEma = 1,    // Hinton's: m <- momentum m + (1 - momentum) g, w <- w - lr (m + weight_decay w)
+  kAdam = 2,   // torch.optim.Adam
+  kAdamW = 3,  // torch.optim.AdamW
+};
 
 /// How the elements of a matrix are stored; they are computed with in float32.
 enum class Storage : int { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
@@ -57,10 +63,10 @@ struct LossParams {
 struct OptimiserParams {
   Optimiser kind = Optimiser::kAdam;
   double lr = 0.0;
-  double beta1 = 0.9;  // momentum for kSgd and kEma
-  double beta2 = 0.999;
+  double beta1 = 0.9;    // momentum for kSgd and kEma
+  double beta2 = 0.999;  // kAdam and kAdamW, as eps
   double eps = 1e-8;
-  double weight_decay = 0.0;
+  double weight_decay = 0.0;   // kEma: of weights only; the others: of biases too
   int64_t step = 1;            // number of this update, counted from 1
   double row_tolerance = 0.0;  // rows that teach less than this are left out of dW (csrc/cpu/lessons.h); 0 keeps all
 };

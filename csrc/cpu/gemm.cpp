@@ -1,8 +1,16 @@
 // A float32 product for builds without a BLAS (NumPy and C++ users), and a second opinion for tests.
 //
-// C is cut into slices of rows, one task each; A is used as it lies unless it has to be transposed; B is packed into
-// panels, block of columns by block of columns. The order of every sum is fixed by the sizes alone, whatever the
-// threads do.
+//              B [k, n]                 C is cut into a grid of parts, one task each. A part packs its own columns of B
+//           +------+------+             into panels, kColumns at a time, and multiplies its rows of A with them,
+//           |      |      |             kBlockRows at a time. A is used as it lies; a transposed one is copied block by
+//   A       +------+------+             block on the way.
+//   +---+   +------+------+
+//   |   |   | task | task |             Every element of C is one sum whose order k alone fixes (gemm_kernels.cpp), so
+//   +---+   +------+------+             the grid, and with it the number of threads, cannot change a bit.
+//   |   |   | task | task |
+//   +---+   +------+------+
+#include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -15,7 +23,10 @@ namespace ffkern::cpu {
 namespace {
 
 constexpr int64_t kColumns = 512;  // of C at once: the packed block of B stays in cache
-constexpr int64_t kRows = 96;
+constexpr int64_t kDepth = 2304;   // steps of k at once, for the same reason: a multiple of kBlockK
+constexpr int64_t kStrip = 12;     // rows that stay together: whole tiles of every instruction set
+
+constexpr int64_t parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
 
 struct Free {
   void operator()(float* p) const { std::free(p); }
@@ -28,30 +39,34 @@ Buffer allocate(int64_t floats) {
   return Buffer(static_cast<float*>(p));
 }
 
-void multiply_slice(const Gemm& g, const GemmKernels& kernels, int64_t begin, int64_t end) {
-  const int64_t lanes = kernels.lanes;
-  const Buffer panels = allocate(g.k * kColumns), part = allocate(kRows * kColumns);
-  const Buffer rows = g.trans_a ? allocate(kRows * g.k) : nullptr;
-  for (int64_t j = 0; j < g.n; j += kColumns) {
-    const int64_t cols = g.n - j < kColumns ? g.n - j : kColumns, vectors = (cols + lanes - 1) / lanes;
+struct Range {
+  int64_t begin, end;
+};
+
+/// Part s of `count` things in `slices` parts, as elements: `size` of them, `each` a thing.
+Range cut(int64_t count, int64_t slices, int64_t s, int64_t each, int64_t size) {
+  return {slice_begin(count, slices, s) * each, std::min(slice_begin(count, slices, s + 1) * each, size)};
+}
+
+void multiply_part(const Gemm& g, const GemmKernels& kernels, Range rows, Range columns) {
+  const int64_t lanes = kernels.lanes, most = std::min(kColumns, columns.end - columns.begin);
+  const int64_t pitch = parts(most, lanes) * lanes;
+  const Buffer panels = allocate(g.k * pitch), block = allocate(kBlockRows * pitch);
+  const Buffer scratch = g.trans_a ? allocate(kBlockRows * kBlockK) : nullptr;
+  for (int64_t j = columns.begin; j < columns.end; j += kColumns) {
+    const int64_t cols = std::min(kColumns, columns.end - j), vectors = parts(cols, lanes);
     if (g.trans_b) {
-      kernels.pack_rows(g.b + j * g.ldb, g.ldb, cols, g.k, 0, (vectors + 1) / 2, panels.get());
+      kernels.pack_rows(g.b + j * g.ldb, g.ldb, cols, g.k, 0, parts(vectors, 2), panels.get());
     } else {
-      kernels.pack_columns(g.b + j, g.ldb, g.k, cols, 0, (vectors + 1) / 2, panels.get());
+      kernels.pack_columns(g.b + j, g.ldb, g.k, cols, 0, parts(vectors, 2), panels.get());
     }
-    for (int64_t i = begin; i < end; i += kRows) {
-      const int64_t units = end - i < kRows ? end - i : kRows;
-      const float* a = g.a + i * g.lda;
-      int64_t lda = g.lda;
-      if (g.trans_a) {
-        kernels.transpose(g.a + i, g.lda, g.k, units, rows.get(), g.k);
-        a = rows.get();
-        lda = g.k;
-      }
-      kernels.multiply(units, a, lda, {panels.get(), g.k, vectors}, false, part.get(), kColumns);
-      for (int64_t r = 0; r < units; ++r) {
+    for (int64_t i = rows.begin; i < rows.end; i += kBlockRows) {
+      const int64_t count = std::min(kBlockRows, rows.end - i);
+      const Left a{g.trans_a ? g.a + i : g.a + i * g.lda, g.lda, g.trans_a};
+      kernels.multiply(count, a, {panels.get(), g.k, vectors}, scratch.get(), block.get(), pitch);
+      for (int64_t r = 0; r < count; ++r) {
         float* c = g.c + (i + r) * g.ldc + j;
-        const float* from = part.get() + r * kColumns;
+        const float* from = block.get() + r * pitch;
         if (g.beta == 0.0f) {
           std::memcpy(c, from, sizeof(float) * cols);
         } else {
@@ -62,13 +77,50 @@ void multiply_slice(const Gemm& g, const GemmKernels& kernels, int64_t begin, in
   }
 }
 
+/// How many parts C falls into, by rows and by columns.
+struct Grid {
+  int64_t rows, columns;
+};
+
+/// The grid whose largest part has the least to do, in multiply-adds a step of k. Parts of a row pack the same A, parts
+/// of a column the same B, and a part has whole strips and panels.
+Grid choose_grid(const Provider& provider, const Gemm& g, int64_t strips, int64_t panels, int64_t panel) {
+  constexpr int64_t kWorthATask = 1 << 20;  // multiply-adds that pay for waking a thread
+  constexpr int64_t kPack = 16;             // multiply-adds in the time that packing an element takes
+  const int64_t worth = g.m * g.n * std::max(g.k, int64_t{1}) / kWorthATask;
+  const int64_t tasks = std::clamp(worth, int64_t{1}, int64_t{provider.threads});
+  Grid best{1, 1};
+  int64_t least = INT64_MAX;
+  for (int64_t rows = 1; rows <= std::min(tasks, strips); ++rows) {
+    const int64_t columns = std::min(tasks / rows, panels);
+    const int64_t height = parts(strips, rows) * kStrip, width = parts(panels, columns) * panel;
+    const int64_t work = height * width + kPack * (width + (g.trans_a ? height * parts(width, kColumns) : 0));
+    if (work < least) {
+      least = work;
+      best = {rows, columns};
+    }
+  }
+  return best;
+}
+
 }  // namespace
 
 void own_gemm(const Provider& provider, const Gemm& g) {
+  if (g.m == 0 || g.n == 0) return;
   const GemmKernels& kernels = gemm_kernels();
-  const int64_t slices = slice_count(provider, g.m, g.n * g.k);
-  parallel_tasks(provider, slices, [&](int64_t s) {
-    multiply_slice(g, kernels, slice_begin(g.m, slices, s), slice_begin(g.m, slices, s + 1));
+  const int64_t panel = 2 * kernels.lanes, panels = parts(g.n, panel), strips = parts(g.m, kStrip);
+  const Grid grid = choose_grid(provider, g, strips, panels, panel);
+  parallel_tasks(provider, grid.rows * grid.columns, [&](int64_t task) {
+    const Range rows = cut(strips, grid.rows, task / grid.columns, kStrip, g.m);
+    const Range columns = cut(panels, grid.columns, task % grid.columns, panel, g.n);
+    Gemm part = g;
+    for (int64_t p = 0; p == 0 || p < g.k; p += kDepth) {  // at least once: k = 0 has to write zeros
+      part.k = std::min(kDepth, g.k - p);
+      part.a = g.a + (g.trans_a ? p * g.lda : p);
+      part.b = g.b + (g.trans_b ? p : p * g.ldb);
+      if (p > 0) part.beta = 1.0f;
+      multiply_part(part, kernels, rows, columns);
+    }
   });
 }
 

@@ -11,6 +11,10 @@
 //
 // k is cut into blocks of kBlockK whose sums are added in order: the B panel of a block stays in the first-level
 // cache for all tiles of the block, and the rounding error grows with k / kBlockK + kBlockK instead of k.
+//
+// Where A is transposed, a tile's rows are neighbours in memory and its steps of k far apart, often a page each. A
+// block of it is therefore copied into tiles [k][rows of the tile], which every panel then reads from the second-level
+// cache.
 #include "gemm_kernels.h"
 
 #include "vec.h"
@@ -25,7 +29,6 @@ constexpr int kTileRows = 6;
 #else
 constexpr int kTileRows = 4;
 #endif
-constexpr int64_t kBlockK = 192;
 constexpr int kLanes = Vec::kLanes;
 
 /// Rows of A by their distance from a few base pointers: twelve pointers would not fit the integer registers.
@@ -41,7 +44,16 @@ struct Rows {
   float at(int i, int64_t p) const { return base[i / 3][p + (i % 3) * ld]; }
 };
 
-template <int kRows, int kVectors>
+/// The same of a packed tile.
+template <int kRows>
+struct PackedRows {
+  const float* base;
+
+  PackedRows(const float* a, int64_t) : base(a) {}
+  float at(int i, int64_t p) const { return base[p * kRows + i]; }
+};
+
+template <template <int> class A, int kRows, int kVectors>
 inline __attribute__((always_inline)) void tile(int64_t k, const float* a, int64_t lda, const float* b, bool add,
                                                 float* c, int64_t ldc) {
   Vec acc[kRows][kVectors];
@@ -50,7 +62,7 @@ inline __attribute__((always_inline)) void tile(int64_t k, const float* a, int64
 #pragma GCC unroll 2
     for (int u = 0; u < kVectors; ++u) acc[i][u] = zero();
   }
-  const Rows<kRows> rows(a, lda);
+  const A<kRows> rows(a, lda);
   for (int64_t p = 0; p < k; ++p, b += kVectors * kLanes) {
     Vec column[kVectors];
 #pragma GCC unroll 2
@@ -72,29 +84,55 @@ inline __attribute__((always_inline)) void tile(int64_t k, const float* a, int64
   }
 }
 
-/// A column of tiles: all rows of the block against one panel.
-template <int kVectors>
+/// A column of tiles: all rows of the block against one panel. Row i of A begins at a + i * lda.
+template <template <int> class A, int kVectors>
 void panel_product(int64_t rows, int64_t k, const float* a, int64_t lda, const float* b, bool add, float* c,
                    int64_t ldc) {
   int64_t i = 0;
   for (; i + kTileRows <= rows; i += kTileRows) {
-    tile<kTileRows, kVectors>(k, a + i * lda, lda, b, add, c + i * ldc, ldc);
+    tile<A, kTileRows, kVectors>(k, a + i * lda, lda, b, add, c + i * ldc, ldc);
   }
-  for (; i + 4 <= rows; i += 4) tile<4, kVectors>(k, a + i * lda, lda, b, add, c + i * ldc, ldc);
-  for (; i < rows; ++i) tile<1, kVectors>(k, a + i * lda, lda, b, add, c + i * ldc, ldc);
+  for (; i + 4 <= rows; i += 4) tile<A, 4, kVectors>(k, a + i * lda, lda, b, add, c + i * ldc, ldc);
+  for (; i < rows; ++i) tile<A, 1, kVectors>(k, a + i * lda, lda, b, add, c + i * ldc, ldc);
 }
 
-void multiply(int64_t rows, const float* a, int64_t lda, Panels b, bool add, float* c, int64_t ldc) {
+/// Steps [p, p + k) of the product.
+template <template <int> class A>
+void block_product(int64_t rows, int64_t p, int64_t k, const float* a, int64_t lda, Panels b, float* c, int64_t ldc) {
+  int64_t v = 0;
+  for (; v + 2 <= b.vectors; v += 2) {
+    panel_product<A, 2>(rows, k, a, lda, b.data + v * kLanes * b.k + p * 2 * kLanes, p > 0, c + v * kLanes, ldc);
+  }
+  if (v < b.vectors) {
+    panel_product<A, 1>(rows, k, a, lda, b.data + v * kLanes * b.k + p * kLanes, p > 0, c + v * kLanes, ldc);
+  }
+}
+
+template <int kRows>
+inline void copy_rows(const float* from, float* to) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) to[i] = from[i];
+}
+
+/// Transposed A as the tiles of panel_product(): the one that begins with row i is [k][its rows] at out + i * k.
+void pack_tiles(int64_t rows, int64_t k, const float* a, int64_t lda, float* out) {
+  for (int64_t p = 0; p < k; ++p, a += lda) {
+    int64_t i = 0;
+    for (; i + kTileRows <= rows; i += kTileRows) copy_rows<kTileRows>(a + i, out + i * k + p * kTileRows);
+    for (; i + 4 <= rows; i += 4) copy_rows<4>(a + i, out + i * k + p * 4);
+    for (; i < rows; ++i) out[i * k + p] = a[i];
+  }
+}
+
+void multiply(int64_t rows, Left a, Panels b, float* scratch, float* c, int64_t ldc) {
   int64_t p = 0;
   do {  // at least once: k = 0 has to write zeros
     const int64_t left = b.k - p, k = left < kBlockK ? left : kBlockK;
-    const bool adds = add || p > 0;
-    int64_t v = 0;
-    for (; v + 2 <= b.vectors; v += 2) {
-      panel_product<2>(rows, k, a + p, lda, b.data + v * kLanes * b.k + p * 2 * kLanes, adds, c + v * kLanes, ldc);
-    }
-    if (v < b.vectors) {
-      panel_product<1>(rows, k, a + p, lda, b.data + v * kLanes * b.k + p * kLanes, adds, c + v * kLanes, ldc);
+    if (a.transposed) {
+      pack_tiles(rows, k, a.data + p * a.ld, a.ld, scratch);
+      block_product<PackedRows>(rows, p, k, scratch, k, b, c, ldc);
+    } else {
+      block_product<Rows>(rows, p, k, a.data + p, a.ld, b, c, ldc);
     }
     p += kBlockK;
   } while (p < b.k);
@@ -110,6 +148,27 @@ struct PanelShape {
   }
 };
 
+/// out[p * ldo + i] = x[i * ldx + p] for four rows and four steps.
+inline void transpose_4x4(const float* x, int64_t ldx, float* out, int64_t ldo) {
+  typedef float Quad __attribute__((vector_size(16), aligned(4), may_alias));
+#if defined(__clang__)
+#define FFKERN_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+  typedef int Index __attribute__((vector_size(16)));
+#define FFKERN_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Index{__VA_ARGS__})
+#endif
+  Quad row[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) row[i] = *reinterpret_cast<const Quad*>(x + i * ldx);
+  const Quad a = FFKERN_SHUFFLE(row[0], row[1], 0, 4, 1, 5), b = FFKERN_SHUFFLE(row[2], row[3], 0, 4, 1, 5);
+  const Quad c = FFKERN_SHUFFLE(row[0], row[1], 2, 6, 3, 7), d = FFKERN_SHUFFLE(row[2], row[3], 2, 6, 3, 7);
+  const Quad column[4] = {FFKERN_SHUFFLE(a, b, 0, 1, 4, 5), FFKERN_SHUFFLE(a, b, 2, 3, 6, 7),
+                          FFKERN_SHUFFLE(c, d, 0, 1, 4, 5), FFKERN_SHUFFLE(c, d, 2, 3, 6, 7)};
+#pragma GCC unroll 4
+  for (int p = 0; p < 4; ++p) *reinterpret_cast<Quad*>(out + p * ldo) = column[p];
+#undef FFKERN_SHUFFLE
+}
+
 void pack_rows(const float* x, int64_t ldx, int64_t rows, int64_t k, int64_t first, int64_t last, float* panels) {
   for (int64_t panel = first; panel < last; ++panel) {
     const PanelShape shape(panel, rows);
@@ -121,7 +180,14 @@ void pack_rows(const float* x, int64_t ldx, int64_t rows, int64_t k, int64_t fir
     // Sixteen inputs at a time: one cache line of every row, and 16 short stretches of the panel.
     for (int64_t p0 = 0; p0 < k; p0 += 16) {
       const int64_t p1 = p0 + 16 < k ? p0 + 16 : k;
-      for (int64_t lane = 0; lane < there; ++lane) {
+      int64_t lane = 0;
+      for (; p1 == p0 + 16 && lane + 4 <= there; lane += 4) {
+        const float* row = x + (shape.column + lane) * ldx;
+#pragma GCC unroll 4
+        for (int64_t p = p0; p < p0 + 16; p += 4)
+          transpose_4x4(row + p, ldx, out + p * shape.width + lane, shape.width);
+      }
+      for (; lane < there; ++lane) {
         const float* row = x + (shape.column + lane) * ldx;
         for (int64_t p = p0; p < p1; ++p) out[p * shape.width + lane] = row[p];
       }
@@ -144,21 +210,12 @@ void pack_columns(const float* x, int64_t ldx, int64_t k, int64_t cols, int64_t 
   }
 }
 
-void transpose(const float* x, int64_t ldx, int64_t rows, int64_t cols, float* out, int64_t ldo) {
-  for (int64_t c0 = 0; c0 < cols; c0 += 16) {
-    const int64_t c1 = c0 + 16 < cols ? c0 + 16 : cols;
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = c0; c < c1; ++c) out[c * ldo + r] = x[r * ldx + c];
-    }
-  }
-}
-
 #define FFKERN_TEXT_(a) #a
 #define FFKERN_TEXT(a) FFKERN_TEXT_(a)
 
 }  // namespace
 
 extern const GemmKernels kGemmKernels;
-const GemmKernels kGemmKernels = {FFKERN_TEXT(FFKERN_ISA), kLanes, multiply, pack_rows, pack_columns, transpose};
+const GemmKernels kGemmKernels = {FFKERN_TEXT(FFKERN_ISA), kLanes, multiply, pack_rows, pack_columns};
 
 }  // namespace ffkern::cpu::FFKERN_ISA

@@ -1,4 +1,4 @@
-// The inner kernels of own_gemm() (gemm.cpp): packing, and the product of a block of rows with packed panels.
+// The inner kernels of own_gemm() (gemm.cpp): packing of B, and the product of a block of rows with packed panels.
 #pragma once
 #include <cstdint>
 
@@ -12,20 +12,29 @@ struct Panels {
   int64_t vectors;  // columns / lanes, rounded up
 };
 
+/// A of a product, as it lies in memory.
+struct Left {
+  const float* data;
+  int64_t ld;
+  bool transposed;  // element (i, p) is data[p * ld + i] instead of data[i * ld + p]
+};
+
+constexpr int64_t kBlockRows = 96;  // of A that a call of multiply() takes at most
+constexpr int64_t kBlockK = 192;    // steps of k that add up in registers
+
 struct GemmKernels {
   const char* name;
   int lanes;
 
-  /// C[rows, vectors * lanes] = (add ? C : 0) + A[rows, k] B. A is row-major with any pitch.
-  void (*multiply)(int64_t rows, const float* a, int64_t lda, Panels b, bool add, float* c, int64_t ldc);
+  /// C[rows, vectors * lanes] = A[rows, k] B, rows <= kBlockRows. scratch: kBlockRows * kBlockK floats where A is
+  /// transposed.
+  void (*multiply)(int64_t rows, Left a, Panels b, float* scratch, float* c, int64_t ldc);
 
   /// Panels [first, last) of X^T: the lanes are rows of x[rows, k].
   void (*pack_rows)(const float* x, int64_t ldx, int64_t rows, int64_t k, int64_t first, int64_t last, float* panels);
   /// Panels [first, last) of X: the lanes are columns of x[k, cols].
   void (*pack_columns)(const float* x, int64_t ldx, int64_t k, int64_t cols, int64_t first, int64_t last,
                        float* panels);
-  /// out[c, r] = x[r, c].
-  void (*transpose)(const float* x, int64_t ldx, int64_t rows, int64_t cols, float* out, int64_t ldo);
 };
 
 /// The kernels of the instruction set in use; see row_kernels().

@@ -1,35 +1,47 @@
 // What the CPU kernels ask of their host: a matrix product and a way to run tasks in parallel.
-// torch's binding supplies its BLAS and its threads; without torch, own_gemm() and a serial loop do.
+// torch's binding supplies its BLAS and its threads; own_provider() (threads.h) is own_gemm() and a thread pool.
+//
+// A host of its own fills in the three members: a program without threads, for example, own_gemm, a loop over the
+// tasks, and 1. A Provider is a value without state: copy it, and use it from any thread.
 #pragma once
 #include <cstdint>
+
+#include "../core/api.h"
 
 namespace ffkern::cpu {
 
 struct Provider;
 
-/// Row-major C[m,n] = op(A) op(B) + beta C, op = transpose where asked; ld* are row pitches in elements.
-/// beta is 0 (C is not read, so it may hold NaN) or 1.
+/// Row-major C[m,n] = op(A) op(B) + beta C, op = transpose where asked; ld* are row pitches in elements. No pointer
+/// needs more than the alignment of a float; C overlaps neither A nor B. Any size may be 0.
 struct Gemm {
   bool trans_a = false, trans_b = false;
   int64_t m = 0, n = 0, k = 0;
-  const float* a = nullptr;
+  const float* a = nullptr;  // [m, k], or [k, m] with trans_a
   int64_t lda = 0;
-  const float* b = nullptr;
+  const float* b = nullptr;  // [k, n], or [n, k] with trans_b
   int64_t ldb = 0;
-  float beta = 0.0f;
+  float beta = 0.0f;  // 0: C is not read, so it may hold NaN; or 1
   float* c = nullptr;
   int64_t ldc = 0;
 };
 
 struct Provider {
+  /// The product. It is also called from inside tasks, and by several threads at once.
   void (*gemm)(const Provider&, const Gemm&);
-  /// Calls fn(task, context) once for each task in [0, tasks), in any order, and waits for all.
+  /// Calls fn(task, context) once for each task in [0, tasks), in any order, on any threads, and waits for all. An
+  /// exception of fn must reach the caller, once no task runs any more. Tasks call this again, and then on as many
+  /// threads as the host likes: in a loop, for example.
   void (*run_tasks)(int64_t tasks, void (*fn)(int64_t task, void* context), void* context);
-  int threads;  // how many tasks run at once; results may depend on it, and on nothing else
+  /// How many tasks a call has at most, at least 1. Results may depend on it, and on nothing else of the host's
+  /// threads.
+  int threads;
 };
 
-/// Blocked product on the best instruction set at hand. Needs no BLAS.
-void own_gemm(const Provider& provider, const Gemm& gemm);
+/// Blocked product on the best instruction set at hand (row_kernels.h). Needs no BLAS. It allocates up to 5 MiB a task
+/// and throws std::bad_alloc if it cannot. The bits of an element are fixed by its row of op(A), its column of op(B)
+/// and the instruction set: neither by threads nor by m and n.
+FFKERN_API void own_gemm(const Provider& provider, const Gemm& gemm);
 
 /// Runs fn(task) for every task in [0, tasks).
 template <class F>

@@ -1,5 +1,6 @@
 // Vector kernels on one row of x, z or h, or on a span of weights.
 #pragma once
+#include "../core/api.h"
 #include "../core/types.h"
 
 namespace ffkern::cpu {
@@ -54,12 +55,12 @@ struct RowKernels {
 
 /// The kernels of the instruction set in use: the best of the machine, or $FFKERN_CPU_ISA. Throws std::runtime_error
 /// for a name that is unknown, not built in, or not supported by this processor.
-const RowKernels& row_kernels();
+FFKERN_API const RowKernels& row_kernels();
 
 /// Comma-separated names that this build contains and this processor runs, best last.
-const char* supported_isas();
+FFKERN_API const char* supported_isas();
 
 /// Forgets the choice, so that the next call reads $FFKERN_CPU_ISA again (tests switch in one process).
-void reset_isa();
+FFKERN_API void reset_isa();
 
 }  // namespace ffkern::cpu

@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "../core/api.h"
+
 namespace ffkern::cuda {
 
 using Result = int;  // CUresult
@@ -14,6 +16,7 @@ using Context = struct CUctx_st*;
 using Module = struct CUmod_st*;
 using Function = struct CUfunc_st*;
 using Stream = struct CUstream_st*;
+using Event = struct CUevent_st*;
 
 constexpr Result kSuccess = 0;
 constexpr Result kNoBinaryForGpu = 209;  // no image of the module runs on the device
@@ -24,24 +27,31 @@ constexpr int kAttributeCapabilityMajor = 75;
 constexpr int kAttributeCapabilityMinor = 76;
 constexpr int kAttributeSharedBytesOptin = 97;
 constexpr int kFunctionMaxDynamicSharedBytes = 8;
+constexpr int kPointerDevice = 9;
+constexpr unsigned kEventDisableTiming = 2;
 
 // X(member, exported name, required, parameters). The exported names carry their ABI version, so
 // the parameters cannot change under them; a test compares the declarations with cuda.h.
-#define FFKERN_CUDA_DRIVER_FUNCTIONS(X)                                               \
-  X(init, cuInit, true, (unsigned))                                                   \
-  X(get_error_name, cuGetErrorName, true, (Result, const char**))                     \
-  X(get_error_string, cuGetErrorString, true, (Result, const char**))                 \
-  X(device_get_attribute, cuDeviceGetAttribute, true, (int*, int, Device))            \
-  X(primary_ctx_retain, cuDevicePrimaryCtxRetain, true, (Context*, Device))           \
-  X(ctx_get_current, cuCtxGetCurrent, true, (Context*))                               \
-  X(ctx_push_current, cuCtxPushCurrent_v2, true, (Context))                           \
-  X(ctx_pop_current, cuCtxPopCurrent_v2, true, (Context*))                            \
-  X(ctx_get_device, cuCtxGetDevice, true, (Device*))                                  \
-  X(ctx_get_id, cuCtxGetId, false, (Context, unsigned long long*))                    \
-  X(module_load_data, cuModuleLoadData, true, (Module*, const void*))                 \
-  X(module_get_function, cuModuleGetFunction, true, (Function*, Module, const char*)) \
-  X(func_set_attribute, cuFuncSetAttribute, true, (Function, int, int))               \
-  X(launch_kernel, cuLaunchKernel, true,                                              \
+#define FFKERN_CUDA_DRIVER_FUNCTIONS(X)                                                   \
+  X(init, cuInit, true, (unsigned))                                                       \
+  X(get_error_name, cuGetErrorName, true, (Result, const char**))                         \
+  X(get_error_string, cuGetErrorString, true, (Result, const char**))                     \
+  X(device_get_attribute, cuDeviceGetAttribute, true, (int*, int, Device))                \
+  X(primary_ctx_retain, cuDevicePrimaryCtxRetain, true, (Context*, Device))               \
+  X(ctx_get_current, cuCtxGetCurrent, true, (Context*))                                   \
+  X(ctx_push_current, cuCtxPushCurrent_v2, true, (Context))                               \
+  X(ctx_pop_current, cuCtxPopCurrent_v2, true, (Context*))                                \
+  X(ctx_get_device, cuCtxGetDevice, true, (Device*))                                      \
+  X(ctx_get_id, cuCtxGetId, false, (Context, unsigned long long*))                        \
+  X(module_load_data, cuModuleLoadData, true, (Module*, const void*))                     \
+  X(module_get_function, cuModuleGetFunction, true, (Function*, Module, const char*))     \
+  X(func_set_attribute, cuFuncSetAttribute, true, (Function, int, int))                   \
+  X(pointer_get_attribute, cuPointerGetAttribute, true, (void*, int, unsigned long long)) \
+  X(event_create, cuEventCreate, true, (Event*, unsigned))                                \
+  X(event_record, cuEventRecord, true, (Event, Stream))                                   \
+  X(event_destroy, cuEventDestroy_v2, true, (Event))                                      \
+  X(stream_wait_event, cuStreamWaitEvent, true, (Stream, Event, unsigned))                \
+  X(launch_kernel, cuLaunchKernel, true,                                                  \
     (Function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream, void**, void**))
 
 /// The functions of a loaded driver.
@@ -54,7 +64,7 @@ struct Driver {
 };
 
 /// A driver call that failed.
-struct Error : std::runtime_error {
+struct FFKERN_API Error : std::runtime_error {
   Error(Result code, const std::string& what) : std::runtime_error(what), code(code) {}
   Result code;
 };
@@ -62,17 +72,17 @@ struct Error : std::runtime_error {
 /// The driver, loaded and initialised on first use: $FFKERN_CUDA_DRIVER, else libcuda.so.1.
 /// Thread-safe. Throws std::runtime_error when there is none, naming what was tried; a later call
 /// tries again.
-const Driver& driver();
+FFKERN_API const Driver& driver();
 
 /// Throws Error "ffkern: cuXxx of NAME failed with CUDA_ERROR_... (code): text" unless `result` is
 /// kSuccess.
-void check(Result result, const char* call, const char* name = nullptr);
+FFKERN_API void check(Result result, const char* call, const char* name = nullptr);
 
 /// Makes a context of `device` current for a scope. The thread's current context is kept if it
 /// belongs to the device, as it does under torch, whose runtime has made the primary context
 /// current. Otherwise, for example on a thread that autograd has just started, the primary context
 /// is retained once a process and pushed.
-class ContextGuard {
+class FFKERN_API ContextGuard {
  public:
   explicit ContextGuard(Device device);
   ~ContextGuard();

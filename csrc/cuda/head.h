@@ -1,6 +1,7 @@
 // Softmax classifier on the length-normalised activities of chosen layers. Host side and the kernels' arguments; the
 // kernels are in head.cu. No torch, no CUDA headers: pointers, sizes and a queue.
 #pragma once
+#include "../core/api.h"
 #include "../core/types.h"
 #include "module.h"
 #include "rows.h"
@@ -38,12 +39,12 @@ struct HeadStep {
 };
 
 /// logits [images, classes] = sum over the layers of r_l (h_l W_l^T) + b.
-void head_forward(const Queue&, const Head&, float* logits);
+FFKERN_API void head_forward(const Queue&, const Head&, float* logits);
 
 /// Bytes of scratch that head_step wants.
-int64_t head_bytes(const Head&);
+FFKERN_API int64_t head_bytes(const Head&);
 /// Logits of the weights as they are, mean softmax cross-entropy, its gradient and the update. At least one image.
-void head_step(const Queue&, const Head&, const HeadStep&, float* logits, void* scratch);
+FFKERN_API void head_step(const Queue&, const Head&, const HeadStep&, float* logits, void* scratch);
 
 // ---- the kernels' arguments
 

@@ -5,6 +5,7 @@
 // classes leaves a trace instead: NaN where label inputs are written, kInvalidLabel where labels are, which is outside
 // of the classes again and becomes NaN with the next operation that uses it.
 #pragma once
+#include "../core/api.h"
 #include "../core/types.h"
 #include "module.h"
 
@@ -66,13 +67,13 @@ constexpr int kLabelThreads = 256;
 constexpr int kHybridThreads = 256;
 constexpr int64_t kHybridSharedBytes = 40 * 1024;  // largest pair of planes that is kept in shared memory
 
-void place_label(const Queue&, const PlaceLabelParams&);
-void wrong_labels(const Queue&, const WrongLabelsParams&);
-void hard_labels(const Queue&, const HardLabelsParams&);
-void all_wrong_labels(const Queue&, const AllWrongLabelsParams&);
+FFKERN_API void place_label(const Queue&, const PlaceLabelParams&);
+FFKERN_API void wrong_labels(const Queue&, const WrongLabelsParams&);
+FFKERN_API void hard_labels(const Queue&, const HardLabelsParams&);
+FFKERN_API void all_wrong_labels(const Queue&, const AllWrongLabelsParams&);
 
 /// Floats of workspace that these images want: 0 where shared memory holds the planes of one.
-int64_t hybrid_floats(const Queue&, const HybridParams&);
-void hybrid_images(const Queue&, const HybridParams&);
+FFKERN_API int64_t hybrid_floats(const Queue&, const HybridParams&);
+FFKERN_API void hybrid_images(const Queue&, const HybridParams&);
 
 }  // namespace ffkern::cuda

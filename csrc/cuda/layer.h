@@ -1,16 +1,36 @@
-// A layer on CUDA, for any host that brings memory and a queue: forward, label variants, loss, gradient, update, the
-// whole step, prediction. The operations of csrc/cpu/kernels.h, with the same meaning. No torch, no CUDA headers.
+// A layer on CUDA, for any host that brings memory and a queue: forward, label variants, loss, gradient, update,
+// the whole step, prediction. The operations of csrc/cpu/kernels.h, with the same meaning. No torch, no CUDA
+// headers: a Queue (module.h) is a device's number and its CUstream or cudaStream_t, reinterpret_cast to Stream;
+// null is the default stream.
 //
-// Nothing is allocated and nothing waited for: scratch comes from the caller, as many bytes as the function beside
-// says.
+// Arguments are trusted, as on the CPU, and what is said there of overlap and sizes holds here.
+//
+// Memory is the device's, float32 unless said otherwise, aligned to its elements. The structures themselves and the
+// arrays of a Stack are the host's, and read during the call only.
+//
+// Scratch: as many bytes as the function beside says for the same sizes, aligned to 256 as device allocations are.
+//
+// Order: a call enqueues its kernels and returns. It allocates nothing on the device and waits for nothing; what it
+// reads and writes, scratch included, has to live until the stream has passed. Once each kernel has run in a
+// context, calls can be captured into a graph. The context is the thread's current one if it belongs to the queue's
+// device, else the device's primary one.
+//
+// Threads: any number of calls at once, each with scratch and outputs of its own.
+//
+// Errors, before or between launches: std::runtime_error without a usable driver; Error (driver.h) for a driver
+// call that failed, or a device that this build has no kernels for; std::invalid_argument for sizes beyond a
+// launch's. What goes wrong on the device comes out of a later call or synchronisation, as always with CUDA.
+//
+// Bits: fixed by the arguments, the kind of device and the build. There are no atomics.
 #pragma once
+#include "../core/api.h"
 #include "product.h"
 #include "rows.h"
 
 namespace ffkern::cuda {
 
 /// Inputs and weights of one layer, plain or with label variants. Matrices have unit inner stride; pitches are
-/// distances between rows in elements. No pointer needs more than the alignment of its elements.
+/// distances between rows in elements.
 ///
 /// Plain layer: images = rows of x, variants = 1, classes = 0.
 /// Shared first layer: the first `classes` columns of x are not read, and row v * images + i of every output is image i
@@ -26,33 +46,35 @@ struct Layer {
   const float* bias = nullptr;  // [units] or null
   int64_t images = 0, inputs = 0, units = 0;
   int64_t classes = 0, variants = 1;
-  const int64_t* labels = nullptr;  // [variants, images]
-  const float* overlay = nullptr;   // [2]
+  const int64_t* labels = nullptr;  // [variants, images] each -1 to classes - 1
+  const float* overlay = nullptr;   // [2] value of the label, value of every class where the label is neutral
   LayerKind kind;
 
   int64_t rows() const { return images * variants; }
   Storage storage() const { return storage_of(product); }
 };
 
+/// What a forward pass leaves of each row.
 struct Activities {
   void* h = nullptr;  // [rows, units], stored as x or in float32; or null
   Storage storage = Storage::kFloat32;
   int64_t pitch = 0;
-  float* goodness = nullptr;
-  float* scale = nullptr;
-  float* h_norm = nullptr;
+  float* goodness = nullptr;  // [rows]
+  float* scale = nullptr;     // [rows] r = 1 / (norm of the row of x + eps)
+  float* h_norm = nullptr;    // [rows] L2 norm of the row of h: the next layer's x_norm
 };
 
-/// What one row learns from; arrays over rows().
+/// What the rows learn from.
 struct Lesson {
-  const float* sign = nullptr;
-  const float* row_weight = nullptr;
+  const float* sign = nullptr;        // [rows] +1: positive, -1: negative, 0: teaches nothing and is not counted
+  const float* row_weight = nullptr;  // [rows] weights of the rows in the loss, or null: 1 / rows for each
   LossParams loss;
 };
 
-/// Weights and their optimiser state, updated in place.
+/// Weights and their optimiser state, updated in place. slots = state_slots() of the optimiser; zeros before the first
+/// update.
 struct Trained {
-  OptimiserArgs optimiser;
+  OptimiserArgs optimiser;        // lr [1] and the number of updates so far [1] are on the device; a step counts itself
   float* weight = nullptr;        // [units, inputs] contiguous
   float* bias = nullptr;          // [units] or null
   float* weight_state = nullptr;  // [slots, units, inputs]
@@ -63,27 +85,27 @@ struct Trained {
 // ---- forward
 
 /// x W^T without the label columns [images, units], and the row norms without them.
-void base_product(const Queue&, const Layer&, float* base, float* rest_norm, void* scratch);
+FFKERN_API void base_product(const Queue&, const Layer&, float* base, float* rest_norm, void* scratch);
 /// h = relu(r (x W^T) + b), goodness, scale, norm of h.
-void forward(const Queue&, const Layer&, const Activities& out, void* scratch);
+FFKERN_API void forward(const Queue&, const Layer&, const Activities& out, void* scratch);
 /// `h` is the storage of the activities that the caller wants.
-int64_t forward_bytes(const Layer&, Storage h);
+FFKERN_API int64_t forward_bytes(const Layer&, Storage h);
 /// Variants from a kept base product. layer.x_norm must be given; layer.x is not read.
-void variants(const Queue&, const Layer&, const void* base, Storage base_storage, int64_t base_pitch,
-              const Activities& out, void* scratch);
-int64_t variants_bytes(const Layer&);
+FFKERN_API void variants(const Queue&, const Layer&, const void* base, Storage base_storage, int64_t base_pitch,
+                         const Activities& out, void* scratch);
+FFKERN_API int64_t variants_bytes(const Layer&);
 
 // ---- learning
 
 /// Loss [1] or null, coefficients [rows] and statistics (kStatCount doubles, overwritten).
-void local_loss(const Queue&, int64_t rows, const float* goodness, const Lesson&, float* loss, float* coef,
-                double* stats, void* scratch);
-int64_t local_loss_bytes(int64_t rows);
+FFKERN_API void local_loss(const Queue&, int64_t rows, const float* goodness, const Lesson&, float* loss, float* coef,
+                           double* stats, void* scratch);
+FFKERN_API int64_t local_loss_bytes(int64_t rows);
 
 /// Running mean and peer term of activities h [rows, units].
-void peer_update(const Queue&, int64_t rows, int64_t units, const Activities& h, const float* sign, PeerParams,
-                 float* mean, float* p, void* scratch);
-int64_t peer_bytes(int64_t rows, int64_t units);
+FFKERN_API void peer_update(const Queue&, int64_t rows, int64_t units, const Activities& h, const float* sign,
+                            PeerParams, float* mean, float* p, void* scratch);
+FFKERN_API int64_t peer_bytes(int64_t rows, int64_t units);
 
 /// Activities kept from a forward pass, and what they learn.
 struct Kept {
@@ -95,12 +117,12 @@ struct Kept {
   const float* peer = nullptr;  // [units] or null
 };
 /// dW [units, inputs] and db [units].
-void gradient(const Queue&, const Layer&, const Kept&, float* dweight, float* dbias, void* scratch);
+FFKERN_API void gradient(const Queue&, const Layer&, const Kept&, float* dweight, float* dbias, void* scratch);
 /// The same with the update fused in.
-void update(const Queue&, const Layer&, const Kept&, const Trained&, void* scratch);
-int64_t gradient_bytes(const Queue&, const Layer&);
+FFKERN_API void update(const Queue&, const Layer&, const Kept&, const Trained&, void* scratch);
+FFKERN_API int64_t gradient_bytes(const Queue&, const Layer&);
 
-/// Forward, loss, peer term, gradient and update. stats are added to.
+/// Forward, loss, peer term, gradient and update. scratch: step_bytes(), with `peer` true if peer_mean is given.
 struct Step {
   Layer layer;
   Lesson lesson;
@@ -109,24 +131,26 @@ struct Step {
   Trained trained;
   void* keep_h = nullptr;  // [rows, units] contiguous, or null
   Storage keep_storage = Storage::kFloat32;
-  float* keep_h_norm = nullptr;
-  double* stats = nullptr;
+  float* keep_h_norm = nullptr;  // [rows] or null
+  double* stats = nullptr;       // [kStatCount] += what this batch adds up to
 };
-void step(const Queue&, const Step&, void* scratch);
+FFKERN_API void step(const Queue&, const Step&, void* scratch);
 /// Enough for any storage and alignment of these sizes.
-int64_t step_bytes(const Queue&, const Layer&, bool peer);
+FFKERN_API int64_t step_bytes(const Queue&, const Layer&, bool peer);
 
 // ---- prediction
 
+/// Layers of a network, first to last; layer l > 0 has units[l - 1] inputs.
 struct Stack {
   int64_t depth = 0;
-  const void* const* weights = nullptr;  // stored as x or in float32, contiguous
-  const Storage* storages = nullptr;
-  const float* const* biases = nullptr;  // entries may be null
+  const void* const* weights = nullptr;  // depth times [units[l], inputs] stored as x or in float32, contiguous
+  const Storage* storages = nullptr;     // of the weights
+  const float* const* biases = nullptr;  // depth times [units[l]]; entries may be null
   const int64_t* units = nullptr;
 };
-/// goodness [depth, images, classes] of every label. first: x, classes, overlay and kind of the first layer.
-void predict_goodness(const Queue&, const Layer& first, const Stack&, float* goodness, void* scratch);
-int64_t predict_bytes(const Layer& first, const Stack&);
+/// goodness [depth, images, classes] of every layer, image and label. `first`: product, x, inputs, classes, overlay and
+/// kind; weights, bias and units come from the stack.
+FFKERN_API void predict_goodness(const Queue&, const Layer& first, const Stack&, float* goodness, void* scratch);
+FFKERN_API int64_t predict_bytes(const Layer& first, const Stack&);
 
 }  // namespace ffkern::cuda

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "../core/api.h"
 #include "driver.h"
 
 namespace ffkern::cuda {
@@ -29,7 +30,7 @@ struct DeviceFacts {
 };
 
 /// Facts about the device; asked for once a context.
-DeviceFacts device_facts(Device device);
+FFKERN_API DeviceFacts device_facts(Device device);
 
 struct Dim {
   int64_t x = 1, y = 1, z = 1;

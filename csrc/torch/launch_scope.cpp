@@ -1,10 +1,10 @@
-#include "launch_scope.h"
+#include "binding/launch_scope.h"
 
 #include <torch/csrc/stable/accelerator.h>
 
 #include <string>
 
-#include "checks.h"
+#include "binding/checks.h"
 
 namespace ffkern {
 

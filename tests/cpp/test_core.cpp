@@ -1,10 +1,11 @@
 // The core without torch, on every instruction set of this machine: own_gemm() against a triple
-// loop in float64, one training step against plain loops, and every entry point with exactly the
-// scratch it asks for (AddressSanitizer).
+// loop in float64 and for every number of threads, one training step against plain loops, and every
+// entry point with exactly the scratch it asks for (AddressSanitizer).
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <sstream>
 #include <string>
@@ -27,8 +28,11 @@ void expect(bool ok, const std::string& what) {
   std::fprintf(stderr, "FAILED: %s\n", what.c_str());
 }
 
+int64_t most_tasks = 0;  // of a call since it was last set to 0
+
 /// Tasks in descending order: nothing may depend on the order.
 void backwards(int64_t tasks, void (*fn)(int64_t, void*), void* context) {
+  most_tasks = std::max(most_tasks, tasks);
   for (int64_t t = tasks; t-- > 0;) fn(t, context);
 }
 
@@ -98,6 +102,29 @@ void check_gemm(const Provider& provider, Shape s, bool trans_a, bool trans_b, f
        << " beta=" << beta << " threads=" << provider.threads;
   expect(close, what.str() + ": differs from the triple loop");
   expect(kept, what.str() + ": wrote outside C");
+}
+
+/// However many threads C is cut for, its bits are those of one thread, and the columns behind n are not touched.
+void check_gemm_cuts(Shape s, bool trans_a, bool trans_b, float beta, const std::string& isa) {
+  const int64_t pad = 5, m = s.m, n = s.n, k = s.k;
+  const auto a = numbers(static_cast<size_t>(m * k), 12), b = numbers(static_cast<size_t>(n * k), 13);
+  const auto before = numbers(static_cast<size_t>(m * (n + pad)), 14);
+  std::vector<float> first;
+  for (int threads : {1, 2, 3, 7}) {
+    auto c = before;
+    const Gemm g{trans_a,  trans_b,         m,    n,        k,      a.data(), trans_a ? m : k,
+                 b.data(), trans_b ? k : n, beta, c.data(), n + pad};
+    most_tasks = 0;
+    ffkern::cpu::own_gemm({ffkern::cpu::own_gemm, backwards, threads}, g);
+    std::ostringstream what;
+    what << isa << ": m=" << m << " n=" << n << " k=" << k << " trans_a=" << trans_a << " trans_b=" << trans_b
+         << " beta=" << beta << " threads=" << threads;
+    expect(threads == 1 ? most_tasks == 0 : most_tasks > 1 && most_tasks <= threads,
+           what.str() + ": made " + std::to_string(most_tasks) + " tasks");
+    if (threads == 1) first = c;
+    expect(std::memcmp(c.data(), first.data(), sizeof(float) * c.size()) == 0,
+           what.str() + ": other bits than with one thread");
+  }
 }
 
 bool near(double got, double want) { return std::fabs(got - want) <= 1e-5 * (1.0 + std::fabs(want)); }
@@ -267,8 +294,10 @@ void check_isa_names() {
 }  // namespace
 
 int main() {
-  const Shape shapes[] = {{1, 1, 1},   {1, 1, 0},    {3, 5, 7},      {4, 16, 2},
-                          {33, 17, 9}, {61, 49, 70}, {121, 33, 257}, {13, 530, 3}};
+  const Shape shapes[] = {{1, 1, 1},    {1, 1, 0},      {3, 5, 7},    {4, 16, 2},    {33, 17, 9},
+                          {61, 49, 70}, {121, 33, 257}, {13, 530, 3}, {17, 37, 2500}};
+  // Squarish; one strip of rows; one panel of columns; deeper than what is packed at once.
+  const Shape cut_shapes[] = {{301, 277, 193}, {5, 2000, 800}, {2000, 7, 600}, {100, 150, 2400}};
   std::istringstream names(ffkern::cpu::supported_isas());
   int isas = 0;
   for (std::string isa; std::getline(names, isa, ','); ++isas) {
@@ -276,6 +305,9 @@ int main() {
     setenv("FFKERN_CPU_ISA", isa.c_str(), 1);
     ffkern::cpu::reset_isa();
     expect(ffkern::cpu::row_kernels().name == isa, "FFKERN_CPU_ISA=" + isa + " is not obeyed");
+    for (const Shape& s : cut_shapes) {
+      for (int t = 0; t < 8; ++t) check_gemm_cuts(s, t & 1, t & 2, t & 4 ? 1.0f : 0.0f, isa);
+    }
     for (int threads : {1, 3}) {
       const Provider provider{ffkern::cpu::own_gemm, backwards, threads};
       for (const Shape& s : shapes) {

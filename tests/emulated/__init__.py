@@ -61,7 +61,8 @@ def load() -> ModuleType:
     _keep.append(torch.library.Library("ffkern_emulated", "DEF"))
     for name, schema in ops.SCHEMAS.items():
         _keep[0].define(name + schema)
-    torch.ops.load_library(str(build.library()))
+    build.build()
+    torch.ops.load_library(str(build.FOLDER / "ffkern_emulated.so"))
     # The variables are read when the library first needs its driver, which is now: afterwards a
     # real driver can be loaded in the same process.
     with environment(FFKERN_CUDA_DRIVER=ptxsim.driver_library(), PTXSIM_DEVICE=",".join(DEVICES)):

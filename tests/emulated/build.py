@@ -1,4 +1,5 @@
-"""Compiles the CUDA launch path for CPU tensors: the target ffkern_emulated of CMakeLists.txt."""
+"""Compiles what runs the CUDA kernels on a software driver: the targets ffkern_emulated (torch's operations, for CPU
+tensors) and ffkern_emulated_arrays (the module behind ffkern.arrays) of CMakeLists.txt."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pybind11
 import torch
 
 from . import toolkit
@@ -45,11 +48,14 @@ def _tool(name: str) -> str:
     return path
 
 
-def library() -> Path:
-    """The compiled library. CMake and ninja rebuild only what has changed since the last call."""
+def build() -> None:
+    """CMake and ninja rebuild only what has changed since the last call."""
     options = {
         "CMAKE_MAKE_PROGRAM": _tool("ninja"),
         "FFKERN_TORCH_DIR": Path(torch.__file__).parent,
+        "FFKERN_ARRAYS": "ON",
+        "Python_EXECUTABLE": sys.executable,
+        "pybind11_DIR": pybind11.get_cmake_dir(),
         "FFKERN_CUDA": "ON",
         "FFKERN_NVCC": toolkit.nvcc(),
         # PTX only: the driver of an emulated device refuses machine code anyway.
@@ -61,5 +67,4 @@ def library() -> Path:
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run_all([[*configure, *(f"-D{name}={value}" for name, value in options.items())]])
-        run_all([[_tool("cmake"), "--build", FOLDER, "--target", "ffkern_emulated"]])
-    return FOLDER / "ffkern_emulated.so"
+        run_all([[_tool("cmake"), "--build", FOLDER, "--target", "ffkern_emulated", "ffkern_emulated_arrays"]])

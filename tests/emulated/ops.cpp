@@ -1,4 +1,4 @@
-// The CUDA operations for CPU tensors: the shipped launch path (csrc/torch/cuda_*.cpp, csrc/cuda) with another
+// The CUDA operations for CPU tensors: the shipped launch path (csrc/binding/cuda_*.cpp, csrc/cuda) with another
 // LaunchScope, which makes the memory of CPU tensors addressable by the software driver while an operation runs.
 // Registered as ffkern_emulated::*, whose schemas tests/emulated/__init__.py copies from ffkern, so that nothing of
 // ffkern itself changes.
@@ -7,9 +7,8 @@
 #include <mutex>
 #include <vector>
 
-#include "torch/checks.h"
-#include "torch/cuda_ops.h"
-#include "torch/launch_scope.h"
+#include "binding/launch_scope.h"
+#include "binding/operations.h"
 
 namespace ffkern {
 
@@ -85,4 +84,4 @@ extern "C" __attribute__((visibility("default"))) void ffkern_emulated_select(in
   ffkern::held.clear();
 }
 
-STABLE_TORCH_LIBRARY_IMPL(ffkern_emulated, CPU, m) { ffkern::cuda_ops::implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(ffkern_emulated, CPU, m) { ffkern::binding::implement_cuda(m); }

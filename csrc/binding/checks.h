@@ -1,33 +1,28 @@
-// Argument checks and small tensor helpers of the torch binding. Every refusal names the operation, the argument, what
-// it was and what it should be.
+// Argument checks and small tensor helpers. Every refusal names the operation, the argument, what it was and what it
+// should be.
 #pragma once
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
-#include <optional>
 #include <sstream>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "core/types.h"
+#include "host.h"
 
 namespace ffkern::binding {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
+using host::MaybeTensor;
+using host::ScalarType;
+using host::Tensor;
 
 template <class... Parts>
 [[noreturn]] void refuse(const char* op, const Parts&... parts) {
   std::ostringstream text;
-  text << "ffkern::" << op << ": ";
+  text << host::kPrefix << op << ": ";
   (text << ... << parts);
-  throw std::runtime_error(text.str());
+  host::refuse(text.str());
 }
 
 inline std::string shape_text(const Tensor& t) {
@@ -84,6 +79,12 @@ inline void check_shape(const char* op, const char* name, const Tensor& t, std::
     }
   }
   refuse(op, name, " has shape ", shape_text(t), "; expected [", wanted.str(), "]");
+}
+
+/// Refuses a tensor that cannot be written in place: no copy may stand in for it.
+inline void check_in_place(const char* op, const char* name, const Tensor& t) {
+  if (!t.is_contiguous()) refuse(op, name, " is not contiguous; it is updated in place, so pass a contiguous tensor");
+  if (!host::writable(t)) refuse(op, name, " is read-only; it is updated in place");
 }
 
 /// Refuses an output whose memory an input shares: kernels read the one while they write the other. Views with gaps may

@@ -1,13 +1,12 @@
 // The operations of a layer on CUDA tensors: checks, the choice of arithmetic, outputs and launches. The twin of
 // cpu_ops.cpp; the kernels in csrc/cuda know no torch.
-#include <array>
 #include <cstdlib>
 
 #include "cuda/layer.h"
 #include "cuda_arguments.h"
-#include "cuda_ops.h"
+#include "operations.h"
 
-namespace ffkern::cuda_ops {
+namespace ffkern::binding {
 namespace {
 
 using cuda::Product;
@@ -21,14 +20,7 @@ ScalarType dtype_of(Storage storage) {
                                          : ScalarType::Half;
 }
 
-/// torch.backends.cuda.matmul.fp32_precision, through the operation that ffkern/ops.py defines for it.
-std::string torch_precision() {
-  std::array<StableIValue, 1> stack{};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("ffkern::float32_precision", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<std::string>(stack[0]);
-}
-
-/// float32 rows: what $FFKERN_CUDA_FLOAT32 forces, else tf32 where torch has been told so and the device has it.
+/// float32 rows: what $FFKERN_CUDA_FLOAT32 forces, else tf32 where the host allows it and the device has it.
 Product float32_product(const char* op, cuda::Device device) {
   const char* forced = std::getenv("FFKERN_CUDA_FLOAT32");
   const std::string wanted = forced != nullptr ? forced : "";
@@ -36,7 +28,7 @@ Product float32_product(const char* op, cuda::Device device) {
   if (wanted == "tf32") return Product::kTf32;
   if (wanted == "tf32x3") return Product::kTf32x3;
   if (!wanted.empty()) refuse(op, "FFKERN_CUDA_FLOAT32 is '", wanted, "'; expected 'ffma', 'tf32' or 'tf32x3'");
-  return cuda::device_facts(device).capability >= 80 && torch_precision() == "tf32" ? Product::kTf32 : Product::kF32;
+  return cuda::device_facts(device).capability >= 80 && host::tf32_allowed() ? Product::kTf32 : Product::kF32;
 }
 
 Product product_of(const char* op, Storage storage, cuda::Device device) {
@@ -337,7 +329,7 @@ struct KeptActivities {
 
   KeptActivities(LaunchScope& scope, const char* op, const cuda::Layer& layer, const Tensor& x, const Tensor& h_,
                  const Tensor& scale_, const Tensor& coef_, const MaybeTensor& sign_, const MaybeTensor& peer_)
-      : h(scope, op, "h", h_.scalar_type() == x.scalar_type() ? h_ : torch::stable::to(h_, x.scalar_type())),
+      : h(scope, op, "h", h_.scalar_type() == x.scalar_type() ? h_ : host::to(h_, x.scalar_type())),
         scale(scope, op, "scale", scale_, layer.rows()),
         coef(scope, op, "coef", coef_, layer.rows()),
         sign(scope, op, "sign", sign_, layer.rows()),
@@ -544,7 +536,7 @@ Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vecto
   std::vector<Storage> storages;
   std::vector<int64_t> units;
   for (size_t l = 0; l < weights.size(); ++l) {
-    const Matrix& w = matrices.emplace_back(scope, op, "weights", torch::stable::contiguous(weights[l]));
+    const Matrix& w = matrices.emplace_back(scope, op, "weights", host::contiguous(weights[l]));
     if (l > 0 && w.cols != units.back()) {
       refuse(op, "weights[", l, "] has shape ", shape_text(weights[l]), "; expected [*, ", units.back(),
              "] to match the layer before");
@@ -569,23 +561,23 @@ Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vecto
 
 }  // namespace
 
-void implement_layer(Library& m) {
-  m.impl("layer_forward", TORCH_BOX(&layer_forward));
-  m.impl("layer_forward_", TORCH_BOX(&layer_forward_));
-  m.impl("shared_base", TORCH_BOX(&shared_base));
-  m.impl("shared_variants", TORCH_BOX(&shared_variants));
-  m.impl("shared_variants_", TORCH_BOX(&shared_variants_));
-  m.impl("local_loss", TORCH_BOX(&local_loss));
-  m.impl("peer_update_", TORCH_BOX(&peer_update_));
-  m.impl("layer_grad", TORCH_BOX(&layer_grad));
-  m.impl("shared_grad", TORCH_BOX(&shared_grad));
-  m.impl("layer_update_", TORCH_BOX(&layer_update_));
-  m.impl("shared_update_", TORCH_BOX(&shared_update_));
-  m.impl("layer_step_", TORCH_BOX(&layer_step_));
-  m.impl("shared_step_", TORCH_BOX(&shared_step_));
-  m.impl("step_workspace", TORCH_BOX(&step_workspace));
-  m.impl("update_workspace", TORCH_BOX(&update_workspace));
-  m.impl("predict_goodness", TORCH_BOX(&predict_goodness));
+void implement_cuda_layer(Library& library) {
+  FFKERN_IMPLEMENT(library, layer_forward);
+  FFKERN_IMPLEMENT(library, layer_forward_);
+  FFKERN_IMPLEMENT(library, shared_base);
+  FFKERN_IMPLEMENT(library, shared_variants);
+  FFKERN_IMPLEMENT(library, shared_variants_);
+  FFKERN_IMPLEMENT(library, local_loss);
+  FFKERN_IMPLEMENT(library, peer_update_);
+  FFKERN_IMPLEMENT(library, layer_grad);
+  FFKERN_IMPLEMENT(library, shared_grad);
+  FFKERN_IMPLEMENT(library, layer_update_);
+  FFKERN_IMPLEMENT(library, shared_update_);
+  FFKERN_IMPLEMENT(library, layer_step_);
+  FFKERN_IMPLEMENT(library, shared_step_);
+  FFKERN_IMPLEMENT(library, step_workspace);
+  FFKERN_IMPLEMENT(library, update_workspace);
+  FFKERN_IMPLEMENT(library, predict_goodness);
 }
 
-}  // namespace ffkern::cuda_ops
+}  // namespace ffkern::binding

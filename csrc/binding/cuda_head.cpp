@@ -4,9 +4,9 @@
 
 #include "cuda/head.h"
 #include "cuda_arguments.h"
-#include "cuda_ops.h"
+#include "operations.h"
 
-namespace ffkern::cuda_ops {
+namespace ffkern::binding {
 namespace {
 
 /// Activities and norms of the layers, checked against the shape of the weights. Who reads the weights declares them.
@@ -58,7 +58,7 @@ Tensor head_forward(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Ten
   LaunchScope scope(op, "h", anchor(h, weight));
   HeadInputs in(scope, op, h, h_norm, weight, parse_kind(op, norm, eps, "sum_sq"));
   const Matrix w(scope, op, "weight",
-                 weight.scalar_type() == ScalarType::Float ? weight : torch::stable::to(weight, ScalarType::Float));
+                 weight.scalar_type() == ScalarType::Float ? weight : host::to(weight, ScalarType::Float));
   const Vector b(scope, op, "bias", bias, in.head.classes);
   in.head.weight = static_cast<const float*>(w.data);
   in.head.weight_pitch = w.pitch;
@@ -99,9 +99,9 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
 
 }  // namespace
 
-void implement_head(Library& library) {
-  library.impl("head_forward", TORCH_BOX(&head_forward));
-  library.impl("head_step_", TORCH_BOX(&head_step_));
+void implement_cuda_head(Library& library) {
+  FFKERN_IMPLEMENT(library, head_forward);
+  FFKERN_IMPLEMENT(library, head_step_);
 }
 
-}  // namespace ffkern::cuda_ops
+}  // namespace ffkern::binding

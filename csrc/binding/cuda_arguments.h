@@ -8,9 +8,7 @@
 #include "cuda/rows.h"
 #include "launch_scope.h"
 
-namespace ffkern::cuda_ops {
-
-using namespace ffkern::binding;
+namespace ffkern::binding {
 
 inline Storage storage_of(const char* op, const char* name, const Tensor& t) {
   switch (t.scalar_type()) {
@@ -41,7 +39,7 @@ struct Matrix {
   Matrix(LaunchScope& scope, const char* op, const char* name, const Tensor& t) : hold(t) {
     storage = storage_of(op, name, t);
     if (t.dim() != 2) refuse(op, name, " has shape ", shape_text(t), "; expected a matrix [rows, columns]");
-    if (!rows_are_contiguous(t)) hold = torch::stable::contiguous(t);
+    if (!rows_are_contiguous(t)) hold = host::contiguous(t);
     rows = t.size(0);
     cols = t.size(1);
     pitch = rows > 1 ? hold.stride(0) : cols;
@@ -59,8 +57,7 @@ struct Vector {
   Vector(LaunchScope& scope, const char* op, const char* name, const Tensor& t, int64_t length) {
     storage_of(op, name, t);
     check_shape(op, name, t, {length});
-    hold =
-        torch::stable::contiguous(t.scalar_type() == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float));
+    hold = host::contiguous(t.scalar_type() == ScalarType::Float ? t : host::to(t, ScalarType::Float));
     data = hold->const_data_ptr<float>();
     scope.use(name, *hold, Access::kRead);
   }
@@ -77,7 +74,7 @@ struct Labels {
 
   Labels(LaunchScope& scope, const char* op, const char* name, const Tensor& t) : hold(t) {
     check_dtype(op, name, t, ScalarType::Long);
-    hold = torch::stable::contiguous(t);
+    hold = host::contiguous(t);
     data = hold.const_data_ptr<int64_t>();
     scope.use(name, hold, Access::kRead);
   }
@@ -88,7 +85,7 @@ inline void* updated(LaunchScope& scope, const char* op, const char* name, const
                      std::initializer_list<int64_t> shape, Access access = Access::kUpdate) {
   check_dtype(op, name, t, type);
   check_shape(op, name, t, shape);
-  if (!t.is_contiguous()) refuse(op, name, " is not contiguous; it is updated in place, so pass a contiguous tensor");
+  check_in_place(op, name, t);
   scope.use(name, t, access);
   return t.mutable_data_ptr();
 }
@@ -103,10 +100,10 @@ inline float* updated(LaunchScope& scope, const char* op, const char* name, cons
   return t.has_value() ? updated(scope, op, name, *t, shape, access) : nullptr;
 }
 
-/// A new tensor on the device of `like`, declared as written before it is read.
+/// What an operation returns under this name, declared as written before it is read.
 inline Tensor output(LaunchScope& scope, const char* name, const Tensor& like, std::initializer_list<int64_t> shape,
                      ScalarType type) {
-  const Tensor t = torch::stable::new_empty(like, shape, type);
+  const Tensor t = host::result(name, like, shape, type);
   scope.use(name, t, Access::kWrite);
   return t;
 }
@@ -114,9 +111,11 @@ inline Tensor output(LaunchScope& scope, const char* name, const Tensor& like, s
 /// Floats of a workspace of so many bytes, wherever its first aligned byte may be.
 inline int64_t floats_for(int64_t bytes) { return bytes / 4 + 64; }
 
-/// Scratch from torch's allocator: freed when this goes, and handed out again only to later work on the same stream.
+/// Scratch from the host's allocator: freed when this goes, and handed out again only to later work on the same stream.
 inline Tensor scratch(LaunchScope& scope, const Tensor& like, int64_t bytes) {
-  return output(scope, "workspace", like, {floats_for(bytes)}, ScalarType::Float);
+  const Tensor t = host::scratch(like, {floats_for(bytes)}, ScalarType::Float);
+  scope.use("workspace", t, Access::kWrite);
+  return t;
 }
 
 /// The first byte that the kernels' vector accesses like.
@@ -153,4 +152,4 @@ struct Update {
   }
 };
 
-}  // namespace ffkern::cuda_ops
+}  // namespace ffkern::binding

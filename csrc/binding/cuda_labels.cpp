@@ -3,9 +3,9 @@
 
 #include "cuda/labels.h"
 #include "cuda_arguments.h"
-#include "cuda_ops.h"
+#include "operations.h"
 
-namespace ffkern::cuda_ops {
+namespace ffkern::binding {
 namespace {
 
 /// Labels, one for each row of x.
@@ -115,7 +115,7 @@ std::tuple<Tensor, Tensor> hybrid_images_(const Tensor& x, const Tensor& other, 
   params.out = images.mutable_data_ptr();
   params.mask = static_cast<bool*>(mask.mutable_data_ptr());
   const int64_t floats = cuda::hybrid_floats(scope.queue(), params);
-  const Tensor workspace = output(scope, "workspace", x, {floats}, ScalarType::Float);
+  const Tensor workspace = scratch(scope, x, floats * static_cast<int64_t>(sizeof(float)));
   params.workspace = workspace.mutable_data_ptr<float>();
   cuda::hybrid_images(scope.queue(), params);
   return {images, mask};
@@ -123,13 +123,13 @@ std::tuple<Tensor, Tensor> hybrid_images_(const Tensor& x, const Tensor& other, 
 
 }  // namespace
 
-void implement_labels(Library& library) {
-  library.impl("overlay_label", TORCH_BOX(&overlay_label));
-  library.impl("concat_label", TORCH_BOX(&concat_label));
-  library.impl("wrong_labels", TORCH_BOX(&wrong_labels));
-  library.impl("hard_labels", TORCH_BOX(&hard_labels));
-  library.impl("all_wrong_labels", TORCH_BOX(&all_wrong_labels));
-  library.impl("hybrid_images_", TORCH_BOX(&hybrid_images_));
+void implement_cuda_labels(Library& library) {
+  FFKERN_IMPLEMENT(library, overlay_label);
+  FFKERN_IMPLEMENT(library, concat_label);
+  FFKERN_IMPLEMENT(library, wrong_labels);
+  FFKERN_IMPLEMENT(library, hard_labels);
+  FFKERN_IMPLEMENT(library, all_wrong_labels);
+  FFKERN_IMPLEMENT(library, hybrid_images_);
 }
 
-}  // namespace ffkern::cuda_ops
+}  // namespace ffkern::binding

@@ -1,73 +1,16 @@
-// The CPU operations as torch sees them: checks, dtype conversion, torch's BLAS and threads, and nothing else.
-// Schemas live in ffkern/ops.py; the kernels in csrc/cpu know no torch.
-//
-// Only torch's stable C++ ABI is used, so one build of this file loads in every torch from 2.13 on.
-#include <atomic>
-#include <climits>
-#include <cstdlib>
+// The operations on the CPU: checks, dtype conversion, outputs and scratch, and nothing else. Schemas live in
+// ffkern/ops.py; the kernels in csrc/cpu know neither host nor tensors.
+#include <algorithm>
+#include <tuple>
 
 #include "checks.h"
 #include "cpu/kernels.h"
-#include "cpu/row_kernels.h"
-
-// The Fortran BLAS that torch is linked with (MKL on x86). Weak: without it the own product takes over.
-extern "C" __attribute__((weak)) void sgemm_(const char* trans_a, const char* trans_b, const int* m, const int* n,
-                                             const int* k, const float* alpha, const float* a, const int* lda,
-                                             const float* b, const int* ldb, const float* beta, float* c,
-                                             const int* ldc);
+#include "operations.h"
 
 namespace ffkern::binding {
 namespace {
 
 namespace cpu = ffkern::cpu;
-
-// ---- provider: torch's BLAS and threads
-
-/// Row-major C = A B is column-major C^T = B^T A^T.
-void blas_gemm(const cpu::Provider& provider, const cpu::Gemm& g) {
-  if (g.m == 0 || g.n == 0) return;
-  if (g.k == 0) return cpu::own_gemm(provider, g);
-  for (int64_t size : {g.m, g.n, g.k, g.lda, g.ldb, g.ldc}) {
-    if (size > INT_MAX) refuse("gemm", "a matrix dimension is ", size, "; this BLAS takes at most ", INT_MAX);
-  }
-  const int m = static_cast<int>(g.n), n = static_cast<int>(g.m), k = static_cast<int>(g.k);
-  const int lda = static_cast<int>(g.ldb), ldb = static_cast<int>(g.lda), ldc = static_cast<int>(g.ldc);
-  const float one = 1.0f;
-  sgemm_(g.trans_b ? "T" : "N", g.trans_a ? "T" : "N", &m, &n, &k, &one, g.b, &lda, g.a, &ldb, &g.beta, g.c, &ldc);
-}
-
-enum class GemmChoice { kUnset, kBlas, kOwn };
-std::atomic<GemmChoice> gemm_choice{GemmChoice::kUnset};
-
-GemmChoice choose_gemm() {
-  const GemmChoice known = gemm_choice.load(std::memory_order_acquire);
-  if (known != GemmChoice::kUnset) return known;
-  const char* env = std::getenv("FFKERN_GEMM");
-  const std::string wanted = env != nullptr ? env : "";
-  GemmChoice choice = sgemm_ != nullptr ? GemmChoice::kBlas : GemmChoice::kOwn;
-  if (wanted == "own") {
-    choice = GemmChoice::kOwn;
-  } else if (wanted == "blas") {
-    if (sgemm_ == nullptr)
-      refuse("gemm", "FFKERN_GEMM is 'blas', but this torch exports no sgemm_; unset it or use 'own'");
-  } else if (!wanted.empty()) {
-    refuse("gemm", "FFKERN_GEMM is '", wanted, "'; expected 'blas' or 'own'");
-  }
-  gemm_choice.store(choice, std::memory_order_release);
-  return choice;
-}
-
-/// Asking torch for its thread count also sets up its pool on a Python thread that has not used it yet, so that the
-/// BLAS called next obeys torch.set_num_threads there too.
-cpu::Provider torch_provider() {
-  return {choose_gemm() == GemmChoice::kBlas ? blas_gemm : cpu::own_gemm,
-          [](int64_t tasks, void (*fn)(int64_t, void*), void* context) {
-            torch::stable::parallel_for(0, tasks, 1, [=](int64_t begin, int64_t end) {
-              for (int64_t t = begin; t < end; ++t) fn(t, context);
-            });
-          },
-          static_cast<int>(torch::stable::get_num_threads())};
-}
 
 // ---- tensors
 
@@ -75,16 +18,14 @@ bool is_storage_dtype(ScalarType type) {
   return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
 }
 
-Tensor as_float(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Float ? t : torch::stable::to(t, ScalarType::Float);
-}
+Tensor as_float(const Tensor& t) { return t.scalar_type() == ScalarType::Float ? t : host::to(t, ScalarType::Float); }
 
-Tensor empty_float(const Tensor& like, std::initializer_list<int64_t> shape) {
-  return torch::stable::new_empty(like, shape, ScalarType::Float);
+Tensor float_result(const char* name, const Tensor& like, std::initializer_list<int64_t> shape) {
+  return host::result(name, like, shape, ScalarType::Float);
 }
 
 float* scratch_of(Tensor& holder, const Tensor& like, int64_t floats) {
-  holder = empty_float(like, {floats > 0 ? floats : 1});
+  holder = host::scratch(like, {floats > 0 ? floats : 1}, ScalarType::Float);
   return holder.mutable_data_ptr<float>();
 }
 
@@ -105,7 +46,7 @@ void check_matrix(const char* op, const char* name, const Tensor& t) {
 int64_t contiguous_rows(Tensor& hold) {
   const int64_t rows = hold.size(0), cols = hold.size(1);
   const bool in_place = (hold.stride(1) == 1 || cols == 1) && (rows <= 1 || hold.stride(0) >= cols);
-  if (!in_place) hold = torch::stable::contiguous(hold);
+  if (!in_place) hold = host::contiguous(hold);
   return rows <= 1 || !in_place ? (cols > 0 ? cols : 1) : hold.stride(0);
 }
 
@@ -127,7 +68,7 @@ struct Matrix {
   /// For kernels that take the matrix as one block without a pitch.
   void make_dense() {
     if (pitch == cols) return;
-    hold = torch::stable::contiguous(hold);
+    hold = host::contiguous(hold);
     data = hold.const_data_ptr<float>();
     pitch = cols;
   }
@@ -142,7 +83,7 @@ struct Vector {
   Vector(const char* op, const char* name, const Tensor& t, int64_t length) {
     check_storage(op, name, t);
     check_shape(op, name, t, {length});
-    hold = torch::stable::contiguous(as_float(t));
+    hold = host::contiguous(as_float(t));
     data = hold->const_data_ptr<float>();
   }
   Vector(const char* op, const char* name, const MaybeTensor& t, int64_t length) {
@@ -158,7 +99,7 @@ float* writable(const char* op, const char* name, const Tensor& t, std::initiali
            "; it is updated in place and has to be float32 (keep float32 master weights, and cast x instead)");
   }
   check_shape(op, name, t, shape);
-  if (!t.is_contiguous()) refuse(op, name, " is not contiguous; it is updated in place, so pass a contiguous tensor");
+  check_in_place(op, name, t);
   return static_cast<float*>(t.mutable_data_ptr());
 }
 
@@ -169,7 +110,7 @@ float* writable(const char* op, const char* name, const MaybeTensor& t, std::ini
 double* writable_stats(const char* op, const Tensor& t, int64_t count) {
   check_dtype(op, "stats", t, ScalarType::Double);
   check_shape(op, "stats", t, {count});
-  if (!t.is_contiguous()) refuse(op, "stats is not contiguous");
+  check_in_place(op, "stats", t);
   return static_cast<double*>(t.mutable_data_ptr());
 }
 
@@ -182,7 +123,7 @@ struct Labels {
   Labels(const char* op, const char* name, const Tensor& t, int64_t classes, int64_t lowest) : hold(t) {
     if (!t.is_cpu()) refuse(op, name, " is on another device; expected the CPU");
     check_dtype(op, name, t, ScalarType::Long);
-    hold = torch::stable::contiguous(t);
+    hold = host::contiguous(t);
     data = hold.const_data_ptr<int64_t>();
     count = hold.numel();
     for (int64_t i = 0; i < count; ++i) {
@@ -206,33 +147,38 @@ T* scalar(const char* op, const char* name, const Tensor& t, ScalarType type) {
 
 /// Owns float32 views of the arguments that a cpu::Layer points into.
 struct LayerInputs {
-  Matrix x, weight;
+  Matrix x;
+  std::optional<Matrix> weight;
   Vector bias, x_norm;
   MaybeTensor label_hold;
   cpu::Layer layer;
 
-  LayerInputs(const char* op, const Tensor& x_, const Tensor& weight_, const MaybeTensor& bias_,
-              const MaybeTensor& x_norm_, LayerKind kind)
-      : x(op, "x", x_), weight(op, "weight", weight_) {
-    if (weight.rows < 1 || weight.cols < 1) {
-      refuse(op, "weight has shape ", shape_text(weight_), "; expected at least one unit and one input");
-    }
-    if (x.cols != weight.cols) {
-      refuse(op, "x has shape ", shape_text(x_), "; expected [*, ", weight.cols, "] to match weight ",
-             shape_text(weight_));
-    }
-    weight.make_dense();
-    bias = Vector(op, "bias", bias_, weight.rows);
-    x_norm = Vector(op, "x_norm", x_norm_, x.rows);
+  /// A layer of this many units whose weights are not read: of a gradient.
+  LayerInputs(const char* op, const Tensor& x_, int64_t units, LayerKind kind) : x(op, "x", x_) {
     layer.x = x.data;
     layer.ldx = x.pitch;
-    layer.x_norm = x_norm.data;
-    layer.weight = weight.data;
-    layer.bias = bias.data;
     layer.images = x.rows;
-    layer.inputs = weight.cols;
-    layer.units = weight.rows;
+    layer.inputs = x.cols;
+    layer.units = units;
     layer.kind = kind;
+  }
+
+  LayerInputs(const char* op, const Tensor& x_, const Tensor& weight_, const MaybeTensor& bias_,
+              const MaybeTensor& x_norm_, LayerKind kind)
+      : LayerInputs(op, x_, weight_.dim() == 2 ? weight_.size(0) : 0, kind) {
+    Matrix& w = weight.emplace(op, "weight", weight_);
+    if (w.rows < 1 || w.cols < 1) {
+      refuse(op, "weight has shape ", shape_text(weight_), "; expected at least one unit and one input");
+    }
+    if (x.cols != w.cols) {
+      refuse(op, "x has shape ", shape_text(x_), "; expected [*, ", w.cols, "] to match weight ", shape_text(weight_));
+    }
+    w.make_dense();
+    bias = Vector(op, "bias", bias_, w.rows);
+    x_norm = Vector(op, "x_norm", x_norm_, x.rows);
+    layer.x_norm = x_norm.data;
+    layer.weight = w.data;
+    layer.bias = bias.data;
   }
 
   void set_labels(const char* op, const Tensor& labels, const Tensor& overlay, int64_t classes) {
@@ -253,21 +199,28 @@ struct LayerInputs {
   }
 };
 
+/// Results in the dtype of x; the kernels write float32. All are there, and accepted, before anything is computed.
 struct NewActivities {
+  MaybeTensor low;  // h as it is returned, where that is not float32
   Tensor h, goodness, scale, h_norm;
   cpu::Activities out;
 
   NewActivities(const Tensor& like, int64_t rows, int64_t units)
-      : h(empty_float(like, {rows, units})),
-        goodness(empty_float(like, {rows})),
-        scale(empty_float(like, {rows})),
-        h_norm(empty_float(like, {rows})) {
+      : goodness(float_result("goodness", like, {rows})),
+        scale(float_result("scale", like, {rows})),
+        h_norm(float_result("h_norm", like, {rows})) {
+    if (like.scalar_type() == ScalarType::Float) {
+      h = float_result("h", like, {rows, units});
+    } else {
+      low = host::result("h", like, {rows, units}, like.scalar_type());
+      h = host::scratch(like, {rows, units}, ScalarType::Float);
+    }
     out = {h.mutable_data_ptr<float>(), goodness.mutable_data_ptr<float>(), scale.mutable_data_ptr<float>(),
            h_norm.mutable_data_ptr<float>()};
   }
-  std::tuple<Tensor, Tensor, Tensor, Tensor> results(ScalarType dtype) {
-    if (dtype != ScalarType::Float) h = torch::stable::to(h, dtype);
-    return {h, goodness, scale, h_norm};
+  std::tuple<Tensor, Tensor, Tensor, Tensor> results() const {
+    if (low.has_value()) host::copy(*low, h);
+    return {low.has_value() ? *low : h, goodness, scale, h_norm};
   }
 };
 
@@ -311,7 +264,7 @@ struct Update {
 
   /// Brings the copy in low precision up to date; the products here read the float32 weights.
   void end() {
-    if (low.has_value()) torch::stable::copy_(*low, weight);
+    if (low.has_value()) host::copy(*low, weight);
   }
 };
 
@@ -360,8 +313,8 @@ Four layer_forward(const Tensor& x, const Tensor& weight, const MaybeTensor& bia
   const char* op = "layer_forward";
   const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
   NewActivities result(x, in.layer.images, in.layer.units);
-  cpu::forward(torch_provider(), in.layer, result.out);
-  return result.results(x.scalar_type());
+  cpu::forward(host::provider(), in.layer, result.out);
+  return result.results();
 }
 
 void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& x_norm,
@@ -371,7 +324,7 @@ void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bi
   const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, kind));
   check_apart(op, "h", h, "x", x);
   check_apart(op, "h", h, "weight", weight);
-  cpu::forward(torch_provider(), in.layer,
+  cpu::forward(host::provider(), in.layer,
                writable_activities(op, in.layer.images, in.layer.units, h, goodness, scale, h_norm));
 }
 
@@ -380,8 +333,9 @@ std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, in
   LayerInputs in(op, x, weight, std::nullopt, std::nullopt, {});
   checked_classes(op, classes, in.layer.inputs);
   in.layer.classes = classes;
-  Tensor base = empty_float(x, {in.layer.images, in.layer.units}), norm = empty_float(x, {in.layer.images});
-  cpu::base_product(torch_provider(), in.layer, base.mutable_data_ptr<float>(), norm.mutable_data_ptr<float>());
+  Tensor base = float_result("base", x, {in.layer.images, in.layer.units});
+  Tensor norm = float_result("rest_norm", x, {in.layer.images});
+  cpu::base_product(host::provider(), in.layer, base.mutable_data_ptr<float>(), norm.mutable_data_ptr<float>());
   return {base, norm};
 }
 
@@ -428,9 +382,9 @@ Four shared_variants(const Tensor& base, const Tensor& rest_norm, const Tensor& 
                          parse_kind(op, norm, eps, goodness));
   NewActivities result(base, in.layer.rows(), in.layer.units);
   Tensor hold;
-  cpu::variants(torch_provider(), in.layer, in.base.data, result.out,
+  cpu::variants(host::provider(), in.layer, in.base.data, result.out,
                 scratch_of(hold, base, cpu::label_floats(in.layer)));
-  return result.results(base.scalar_type());
+  return result.results();
 }
 
 void shared_variants_(const Tensor& base, const Tensor& rest_norm, const Tensor& weight, const MaybeTensor& bias,
@@ -441,7 +395,7 @@ void shared_variants_(const Tensor& base, const Tensor& rest_norm, const Tensor&
   const VariantInputs in(op, base, rest_norm, weight, bias, labels, overlay, classes, parse_kind(op, norm, eps, kind));
   const cpu::Activities out = writable_activities(op, in.layer.rows(), in.layer.units, h, goodness, scale, h_norm);
   Tensor hold;
-  cpu::variants(torch_provider(), in.layer, in.base.data, out, scratch_of(hold, base, cpu::label_floats(in.layer)));
+  cpu::variants(host::provider(), in.layer, in.base.data, out, scratch_of(hold, base, cpu::label_floats(in.layer)));
 }
 
 // ---- operations: learning
@@ -452,8 +406,8 @@ std::tuple<Tensor, Tensor, Tensor> local_loss(const Tensor& goodness, const Tens
   if (goodness.dim() != 1) refuse(op, "goodness has shape ", shape_text(goodness), "; expected [rows]");
   const int64_t rows = goodness.size(0);
   const Vector g(op, "goodness", goodness, rows), s(op, "sign", sign, rows), w(op, "row_weight", row_weight, rows);
-  Tensor loss = empty_float(goodness, {}), coef = empty_float(goodness, {rows});
-  Tensor stats = torch::stable::new_empty(goodness, {kStatCount}, ScalarType::Double);
+  Tensor loss = float_result("loss", goodness, {}), coef = float_result("coef", goodness, {rows});
+  Tensor stats = host::result("stats", goodness, {kStatCount}, ScalarType::Double);
   cpu::local_loss(rows, g.data, lesson_of(s, w, op, threshold, temperature), coef.mutable_data_ptr<float>(),
                   stats.mutable_data_ptr<double>());
   *loss.mutable_data_ptr<float>() = static_cast<float>(stats.const_data_ptr<double>()[kStatLoss]);
@@ -466,8 +420,8 @@ Tensor peer_update_(const Tensor& h, const Tensor& sign, const Tensor& mean, dou
   activities.make_dense();
   const Vector s(op, "sign", sign, activities.rows);
   float* m = writable(op, "mean", mean, {activities.cols});
-  Tensor p = empty_float(h, {activities.cols}), hold;
-  const cpu::Provider provider = torch_provider();
+  Tensor p = float_result("p", h, {activities.cols}), hold;
+  const cpu::Provider provider = host::provider();
   cpu::peer_update(provider, activities.rows, activities.cols, activities.data, s.data,
                    peer_params(op, strength, momentum), m, p.mutable_data_ptr<float>(),
                    scratch_of(hold, h, provider.threads * 2 * activities.cols));
@@ -477,31 +431,31 @@ Tensor peer_update_(const Tensor& h, const Tensor& sign, const Tensor& mean, dou
 std::tuple<Tensor, Tensor> gradient(const char* op, const LayerInputs& in, const Tensor& h, const Tensor& scale,
                                     const Tensor& coef, const MaybeTensor& sign, const MaybeTensor& peer) {
   const KeptActivities kept(op, in.layer, h, scale, coef, sign, peer);
-  Tensor dweight = empty_float(h, {in.layer.units, in.layer.inputs}), dbias = empty_float(h, {in.layer.units}), hold;
-  const cpu::Provider provider = torch_provider();
+  Tensor dweight = float_result("dweight", h, {in.layer.units, in.layer.inputs});
+  Tensor dbias = float_result("dbias", h, {in.layer.units}), hold;
+  const cpu::Provider provider = host::provider();
   cpu::gradient(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data,
                 dweight.mutable_data_ptr<float>(), dbias.mutable_data_ptr<float>(),
                 scratch_of(hold, h, cpu::update_floats(provider, in.layer)));
   return {dweight, dbias};
 }
 
-/// A gradient needs the shape of the weight, not its values: the layer of x and h alone.
-LayerInputs gradient_inputs(const char* op, const Tensor& x, const Tensor& h, const std::string& goodness) {
-  const Tensor shape_only = empty_float(x, {gradient_units(op, x, h), x.size(1)});
-  return LayerInputs(op, x, shape_only, std::nullopt, std::nullopt, {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
+LayerKind gradient_kind(const char* op, const std::string& goodness) {
+  return {Norm::kNone, 0.0f, parse_goodness(op, goodness)};
 }
 
 std::tuple<Tensor, Tensor> layer_grad(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef,
                                       const MaybeTensor& sign, const MaybeTensor& peer, std::string goodness) {
   const char* op = "layer_grad";
-  return gradient(op, gradient_inputs(op, x, h, goodness), h, scale, coef, sign, peer);
+  const LayerInputs in(op, x, gradient_units(op, x, h), gradient_kind(op, goodness));
+  return gradient(op, in, h, scale, coef, sign, peer);
 }
 
 std::tuple<Tensor, Tensor> shared_grad(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef,
                                        const Tensor& labels, const Tensor& overlay, int64_t classes,
                                        const MaybeTensor& sign, const MaybeTensor& peer, std::string goodness) {
   const char* op = "shared_grad";
-  LayerInputs in = gradient_inputs(op, x, h, goodness);
+  LayerInputs in(op, x, gradient_units(op, x, h), gradient_kind(op, goodness));
   in.set_labels(op, labels, overlay, classes);
   return gradient(op, in, h, scale, coef, sign, peer);
 }
@@ -509,7 +463,7 @@ std::tuple<Tensor, Tensor> shared_grad(const Tensor& x, const Tensor& h, const T
 void update(const char* op, const LayerInputs& in, const Tensor& h, const Tensor& scale, const Tensor& coef,
             const MaybeTensor& sign, const MaybeTensor& peer, const Tensor& workspace, Update change) {
   const KeptActivities kept(op, in.layer, h, scale, coef, sign, peer);
-  const cpu::Provider provider = torch_provider();
+  const cpu::Provider provider = host::provider();
   float* memory = workspace_of(op, workspace, cpu::update_floats(provider, in.layer));
   cpu::update(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data, change.begin(),
               change.trained, memory);
@@ -521,7 +475,7 @@ void layer_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const 
                    const Tensor& bias_state, const Tensor& step, const Tensor& lr, const MaybeTensor& weight_low,
                    const Tensor& workspace, std::string goodness, std::string optimiser, std::vector<double> hyper) {
   const char* op = "layer_update_";
-  const LayerInputs in(op, x, weight, bias, std::nullopt, {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
+  const LayerInputs in(op, x, weight, bias, std::nullopt, gradient_kind(op, goodness));
   update(op, in, h, scale, coef, sign, peer, workspace,
          Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, weight_low,
                 optimiser, hyper));
@@ -533,7 +487,7 @@ void shared_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const
                     const Tensor& step, const Tensor& lr, const MaybeTensor& weight_low, const Tensor& workspace,
                     std::string goodness, std::string optimiser, std::vector<double> hyper) {
   const char* op = "shared_update_";
-  LayerInputs in(op, x, weight, bias, std::nullopt, {Norm::kNone, 0.0f, parse_goodness(op, goodness)});
+  LayerInputs in(op, x, weight, bias, std::nullopt, gradient_kind(op, goodness));
   in.set_labels(op, labels, overlay, classes);
   update(op, in, h, scale, coef, sign, peer, workspace,
          Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, weight_low,
@@ -568,7 +522,7 @@ void run_step(const char* op, const LayerInputs& in, const StepArguments& a) {
   Update change(op, layer.units, layer.inputs, a.weight, a.bias, a.weight_state, a.bias_state, a.step, a.lr,
                 a.weight_low, a.optimiser, a.hyper);
   step.trained = change.trained;
-  const cpu::Provider provider = torch_provider();
+  const cpu::Provider provider = host::provider();
   float* memory = workspace_of(op, a.workspace, cpu::step_floats(provider, layer, step.peer_mean != nullptr));
   step.optimiser = change.begin();
   cpu::step(provider, step, memory);
@@ -624,7 +578,7 @@ Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vecto
   std::vector<const float*> weight_data, bias_data;
   std::vector<int64_t> units;
   for (size_t l = 0; l < weights.size(); ++l) {
-    Matrix& w = matrices.emplace_back(op, "weights", torch::stable::contiguous(weights[l]));
+    Matrix& w = matrices.emplace_back(op, "weights", host::contiguous(weights[l]));
     if (l > 0 && w.cols != units.back()) {
       refuse(op, "weights[", l, "] has shape ", shape_text(weights[l]), "; expected [*, ", units.back(),
              "] to match the layer before");
@@ -634,8 +588,8 @@ Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vecto
     bias_data.push_back(vectors.emplace_back(op, "biases", biases[l], w.rows).data);
   }
   const cpu::Stack stack{static_cast<int64_t>(units.size()), weight_data.data(), bias_data.data(), units.data()};
-  Tensor out = empty_float(x, {stack.depth, first.layer.images, classes}), hold;
-  const cpu::Provider provider = torch_provider();
+  Tensor out = float_result("goodness", x, {stack.depth, first.layer.images, classes}), hold;
+  const cpu::Provider provider = host::provider();
   cpu::predict_goodness(provider, first.layer, stack, out.mutable_data_ptr<float>(),
                         scratch_of(hold, x, cpu::predict_floats(provider, first.layer, stack)));
   return out;
@@ -656,13 +610,16 @@ Tensor place_label(const char* op, const Tensor& x, const Tensor& labels, int64_
   const Labels y = row_labels(op, labels, in.rows, classes, -1);
   const Vector values(op, "overlay", overlay, 2);
   const int64_t width = in.cols + extra;
-  Tensor out = empty_float(x, {in.rows, width});
-  float* p = out.mutable_data_ptr<float>();
+  const Tensor out = host::result("out", x, {in.rows, width}, x.scalar_type());
+  const bool direct = x.scalar_type() == ScalarType::Float;
+  const Tensor wide = direct ? out : host::scratch(x, {in.rows, width}, ScalarType::Float);
+  float* p = wide.mutable_data_ptr<float>();
   for (int64_t i = 0; i < in.rows; ++i) {
     std::copy(in.data + i * in.pitch, in.data + i * in.pitch + in.cols, p + i * width + extra);
   }
   cpu::write_labels(in.rows, classes, y.data, values.data[0], values.data[1], p, width);
-  return x.scalar_type() == ScalarType::Float ? out : torch::stable::to(out, x.scalar_type());
+  if (!direct) host::copy(out, wide);
+  return out;
 }
 
 Tensor overlay_label(const Tensor& x, const Tensor& labels, int64_t classes, const Tensor& overlay) {
@@ -679,7 +636,7 @@ Tensor wrong_labels(const Tensor& labels, int64_t classes, const Tensor& u) {
   check_shape(op, "labels", labels, {-1});
   const Labels y = row_labels(op, labels, labels.size(0), classes, 0);
   const Vector draws(op, "u", u, y.count);
-  Tensor out = torch::stable::new_empty(labels, {y.count}, ScalarType::Long);
+  Tensor out = host::result("out", labels, {y.count}, ScalarType::Long);
   cpu::wrong_labels(y.count, classes, y.data, draws.data, out.mutable_data_ptr<int64_t>());
   return out;
 }
@@ -691,7 +648,7 @@ Tensor hard_labels(const Tensor& logits, const Tensor& labels, const Tensor& u) 
   in.make_dense();
   const Labels y = row_labels(op, labels, in.rows, in.cols, 0);
   const Vector draws(op, "u", u, in.rows);
-  Tensor out = torch::stable::new_empty(labels, {in.rows}, ScalarType::Long);
+  Tensor out = host::result("out", labels, {in.rows}, ScalarType::Long);
   cpu::hard_labels(in.rows, in.cols, in.data, y.data, draws.data, out.mutable_data_ptr<int64_t>());
   return out;
 }
@@ -701,7 +658,7 @@ Tensor all_wrong_labels(const Tensor& labels, int64_t classes) {
   check_wrong_exists(op, classes);
   check_shape(op, "labels", labels, {-1});
   const Labels y = row_labels(op, labels, labels.size(0), classes, 0);
-  Tensor out = torch::stable::new_empty(labels, {classes - 1, y.count}, ScalarType::Long);
+  Tensor out = host::result("out", labels, {classes - 1, y.count}, ScalarType::Long);
   cpu::all_wrong_labels(y.count, classes, y.data, out.mutable_data_ptr<int64_t>());
   return out;
 }
@@ -718,9 +675,7 @@ std::tuple<Tensor, Tensor> hybrid_images_(const Tensor& x, const Tensor& other, 
   if (!generator.is_cpu()) refuse(op, "generator is on another device; expected the CPU, as x is");
   check_dtype(op, "generator", generator, ScalarType::Long);
   check_shape(op, "generator", generator, {2});
-  if (!generator.is_contiguous()) {
-    refuse(op, "generator is not contiguous; it is updated in place, so pass a contiguous tensor");
-  }
+  check_in_place(op, "generator", generator);
   int64_t* state = generator.mutable_data_ptr<int64_t>();
 
   cpu::Hybrid hybrid;
@@ -737,9 +692,9 @@ std::tuple<Tensor, Tensor> hybrid_images_(const Tensor& x, const Tensor& other, 
   hybrid.blurs = blurs;
   hybrid.seed = static_cast<uint64_t>(state[0]);
   hybrid.drawn = static_cast<uint64_t>(state[1]);
-  Tensor images = torch::stable::new_empty(x, {hybrid.images, inputs});
-  Tensor mask = torch::stable::new_empty(x, {hybrid.images, height * width}, ScalarType::Bool), hold;
-  const cpu::Provider provider = torch_provider();
+  Tensor images = host::result("images", x, {hybrid.images, inputs}, x.scalar_type());
+  Tensor mask = host::result("mask", x, {hybrid.images, height * width}, ScalarType::Bool), hold;
+  const cpu::Provider provider = host::provider();
   cpu::hybrid_images(provider, hybrid, images.mutable_data_ptr(), static_cast<bool*>(mask.mutable_data_ptr()),
                      scratch_of(hold, x, cpu::hybrid_floats(provider, hybrid)));
   state[1] = static_cast<int64_t>(hybrid.drawn + static_cast<uint64_t>(hybrid.images));
@@ -790,8 +745,8 @@ Tensor head_forward(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Ten
                     std::string norm, double eps) {
   const char* op = "head_forward";
   const HeadInputs in(op, h, h_norm, weight, bias, parse_kind(op, norm, eps, "sum_sq"));
-  Tensor logits = empty_float(weight, {in.head.images, in.head.classes}), hold;
-  cpu::head_forward(torch_provider(), in.head, logits.mutable_data_ptr<float>(),
+  Tensor logits = float_result("logits", weight, {in.head.images, in.head.classes}), hold;
+  cpu::head_forward(host::provider(), in.head, logits.mutable_data_ptr<float>(),
                     scratch_of(hold, weight, cpu::head_floats(in.head)));
   return logits;
 }
@@ -807,9 +762,9 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
   Update change(op, in.head.classes, in.head.width, weight, bias, weight_state, bias_state, step, lr, std::nullopt,
                 optimiser, hyper);
   double* sums = writable_stats(op, stats, 3);
-  Tensor logits = empty_float(weight, {in.head.images, in.head.classes}), hold;
+  Tensor logits = float_result("logits", weight, {in.head.images, in.head.classes}), hold;
   float* memory = scratch_of(hold, weight, cpu::head_floats(in.head));
-  cpu::head_step(torch_provider(), in.head, y.data, change.begin(), change.trained, logits.mutable_data_ptr<float>(),
+  cpu::head_step(host::provider(), in.head, y.data, change.begin(), change.trained, logits.mutable_data_ptr<float>(),
                  sums, memory);
   return logits;
 }
@@ -818,62 +773,45 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
 
 /// Floats that layer_step_ / shared_step_ want as workspace.
 int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer) {
-  return cpu::step_floats(torch_provider(), sizes<cpu::Layer>("step_workspace", weight, images, classes, variants),
+  return cpu::step_floats(host::provider(), sizes<cpu::Layer>("step_workspace", weight, images, classes, variants),
                           peer) +
          16;
 }
 
 /// The same of layer_update_ / shared_update_.
 int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
-  return cpu::update_floats(torch_provider(),
+  return cpu::update_floats(host::provider(),
                             sizes<cpu::Layer>("update_workspace", weight, images, classes, variants)) +
          16;
 }
 
-std::string cpu_path() {
-  return std::string(cpu::row_kernels().name) + ";" + cpu::supported_isas() + ";" +
-         (choose_gemm() == GemmChoice::kBlas ? "blas" : "own");
-}
-
-/// Reads FFKERN_CPU_ISA and FFKERN_GEMM again.
-std::string reset_cpu_path() {
-  cpu::reset_isa();
-  gemm_choice.store(GemmChoice::kUnset, std::memory_order_release);
-  return cpu_path();
-}
-
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(ffkern, CPU, m) {
-  m.impl("layer_forward", TORCH_BOX(&layer_forward));
-  m.impl("layer_forward_", TORCH_BOX(&layer_forward_));
-  m.impl("shared_base", TORCH_BOX(&shared_base));
-  m.impl("shared_variants", TORCH_BOX(&shared_variants));
-  m.impl("shared_variants_", TORCH_BOX(&shared_variants_));
-  m.impl("local_loss", TORCH_BOX(&local_loss));
-  m.impl("peer_update_", TORCH_BOX(&peer_update_));
-  m.impl("layer_grad", TORCH_BOX(&layer_grad));
-  m.impl("shared_grad", TORCH_BOX(&shared_grad));
-  m.impl("layer_update_", TORCH_BOX(&layer_update_));
-  m.impl("shared_update_", TORCH_BOX(&shared_update_));
-  m.impl("layer_step_", TORCH_BOX(&layer_step_));
-  m.impl("shared_step_", TORCH_BOX(&shared_step_));
-  m.impl("predict_goodness", TORCH_BOX(&predict_goodness));
-  m.impl("overlay_label", TORCH_BOX(&overlay_label));
-  m.impl("concat_label", TORCH_BOX(&concat_label));
-  m.impl("wrong_labels", TORCH_BOX(&wrong_labels));
-  m.impl("hard_labels", TORCH_BOX(&hard_labels));
-  m.impl("all_wrong_labels", TORCH_BOX(&all_wrong_labels));
-  m.impl("hybrid_images_", TORCH_BOX(&hybrid_images_));
-  m.impl("head_forward", TORCH_BOX(&head_forward));
-  m.impl("head_step_", TORCH_BOX(&head_step_));
-  m.impl("step_workspace", TORCH_BOX(&step_workspace));
-  m.impl("update_workspace", TORCH_BOX(&update_workspace));
-}
-
-STABLE_TORCH_LIBRARY_IMPL(ffkern, CompositeExplicitAutograd, m) {
-  m.impl("cpu_path", TORCH_BOX(&cpu_path));
-  m.impl("reset_cpu_path", TORCH_BOX(&reset_cpu_path));
+void implement_cpu(Library& library) {
+  FFKERN_IMPLEMENT(library, layer_forward);
+  FFKERN_IMPLEMENT(library, layer_forward_);
+  FFKERN_IMPLEMENT(library, shared_base);
+  FFKERN_IMPLEMENT(library, shared_variants);
+  FFKERN_IMPLEMENT(library, shared_variants_);
+  FFKERN_IMPLEMENT(library, local_loss);
+  FFKERN_IMPLEMENT(library, peer_update_);
+  FFKERN_IMPLEMENT(library, layer_grad);
+  FFKERN_IMPLEMENT(library, shared_grad);
+  FFKERN_IMPLEMENT(library, layer_update_);
+  FFKERN_IMPLEMENT(library, shared_update_);
+  FFKERN_IMPLEMENT(library, layer_step_);
+  FFKERN_IMPLEMENT(library, shared_step_);
+  FFKERN_IMPLEMENT(library, predict_goodness);
+  FFKERN_IMPLEMENT(library, overlay_label);
+  FFKERN_IMPLEMENT(library, concat_label);
+  FFKERN_IMPLEMENT(library, wrong_labels);
+  FFKERN_IMPLEMENT(library, hard_labels);
+  FFKERN_IMPLEMENT(library, all_wrong_labels);
+  FFKERN_IMPLEMENT(library, hybrid_images_);
+  FFKERN_IMPLEMENT(library, head_forward);
+  FFKERN_IMPLEMENT(library, head_step_);
+  FFKERN_IMPLEMENT(library, step_workspace);
+  FFKERN_IMPLEMENT(library, update_workspace);
 }
 
 }  // namespace ffkern::binding

@@ -1,0 +1,53 @@
+// torch as the host of the operations in csrc/binding: its tensors, allocator, BLAS and threads.
+// csrc/python/host.h is the other one; both offer the same names.
+//
+// Only torch's stable C++ ABI is used, so one build loads in every torch from 2.13 on.
+#pragma once
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <initializer_list>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/provider.h"
+
+namespace ffkern::host {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+
+constexpr const char* kPrefix = "ffkern::";  // of an operation's name in messages
+
+[[noreturn]] inline void refuse(const std::string& text) { throw std::runtime_error(text); }
+
+/// A tensor of another dtype; contiguous() copies only what is not.
+inline Tensor to(const Tensor& t, ScalarType type) { return torch::stable::to(t, type); }
+inline Tensor contiguous(const Tensor& t) { return torch::stable::contiguous(t); }
+inline void copy(const Tensor& into, const Tensor& from) { torch::stable::copy_(*const_cast<Tensor*>(&into), from); }
+inline bool writable(const Tensor&) { return true; }
+
+/// A new tensor on the device of `like`: what an operation returns under this name, or memory for its own use.
+inline Tensor result(const char*, const Tensor& like, std::initializer_list<int64_t> shape, ScalarType type) {
+  return torch::stable::new_empty(like, shape, type);
+}
+inline Tensor scratch(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType type) {
+  return torch::stable::new_empty(like, shape, type);
+}
+
+/// torch's BLAS, or the own product ($FFKERN_GEMM), and torch's threads.
+cpu::Provider provider();
+/// "blas" or "own"; forget_product() reads $FFKERN_GEMM again.
+const char* product_name();
+void forget_product();
+
+/// Whether float32 products on CUDA may round their operands to tf32: torch.backends.cuda.matmul.fp32_precision.
+bool tf32_allowed();
+
+using Library = torch::stable::detail::StableLibrary;
+#define FFKERN_IMPLEMENT(library, name) (library).impl(#name, TORCH_BOX(&name))
+
+}  // namespace ffkern::host

@@ -79,12 +79,12 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     yield from _on(request.param)
 
 
-@pytest.fixture
-def own_gemm() -> Iterator[None]:
-    """The library's own matrix product instead of torch's BLAS."""
-    for _ in _forced("FFKERN_GEMM", "own"):
-        assert torch.ops.ffkern.cpu_path().split(";")[2] == "own"
-        yield
+@pytest.fixture(params=["blas", "own"])
+def product(request: pytest.FixtureRequest) -> Iterator[str]:
+    """torch's BLAS and the library's own matrix product; which one is the default depends on the processor."""
+    for value in _forced("FFKERN_GEMM", request.param):
+        assert torch.ops.ffkern.cpu_path().split(";")[2] == value
+        yield value
 
 
 @pytest.fixture

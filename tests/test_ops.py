@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import op_cases as cases
@@ -138,9 +139,9 @@ def test_shared_variants(count, norm, goodness):
         equal(cases.variants_in_place(**a), got)
 
 
-@pytest.mark.usefixtures("own_gemm")
+@pytest.mark.usefixtures("product")
 @every_shape
-def test_layer_forward_with_the_own_product(shape):
+def test_layer_forward_with_either_product(shape):
     check_parity(cases.forward, cases.forward_reference, cases.layer_arguments(*shape))
 
 
@@ -408,18 +409,18 @@ def test_step_of_wide_layers(shape):
     check_parity(cases.step, cases.step_reference, a, draws=1)
 
 
-@pytest.mark.usefixtures("own_gemm")
+@pytest.mark.usefixtures("product")
 @every_backend
 @pytest.mark.parametrize("shape", SHAPES[:4], ids=shape_name)
-def test_step_with_the_own_product(shape):
+def test_step_with_either_product(shape):
     check_parity(cases.step, cases.step_reference, cases.step_arguments(*shape))
     if shape[1] > 2:
         a = shared_arguments((*shape, 2, 3), keep=True)
         check_parity(cases.step, cases.step_reference, a)
 
 
-@pytest.mark.usefixtures("own_gemm")
-def test_chunks_and_wide_layers_with_the_own_product():
+@pytest.mark.usefixtures("product")
+def test_chunks_and_wide_layers_with_either_product():
     for shape in (MANY, (3, 1500, 1100)):
         a = cases.step_arguments(*shape, optimiser="sgd")
         check_parity(cases.step, cases.step_reference, a, draws=1)
@@ -457,8 +458,8 @@ def test_predict_goodness_of_low_precision_storage(dtype, backend):
         check_parity(cases.predict, cases.predict_reference, a)
 
 
-@pytest.mark.usefixtures("own_gemm")
-def test_predict_goodness_with_the_own_product():
+@pytest.mark.usefixtures("product")
+def test_predict_goodness_with_either_product():
     a = cases.predict_arguments(70, [67, 33, 17], 10)
     check_parity(cases.predict, cases.predict_reference, a)
 
@@ -710,6 +711,13 @@ def test_float32_precision_is_torchs():
             assert ops.float32_precision() == setting
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_the_product_of_this_processor(monkeypatch):
+    """torch's BLAS, except on AMD's processors."""
+    monkeypatch.delenv("FFKERN_GEMM", raising=False)
+    amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    assert ops.reset_cpu_path().split(";")[2] == ("own" if amd else "blas")
 
 
 @parity("cpu_path", "reset_cpu_path")
@@ -1088,11 +1096,8 @@ def test_repeats_are_bit_identical():
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("product", ["blas", "own"])
-def test_another_python_thread_gets_the_same_bits(count, product, request):
+def test_another_python_thread_gets_the_same_bits(count, product):
     """A thread that has never called torch before obeys set_num_threads like this one."""
-    if product == "own":
-        request.getfixturevalue("own_gemm")
     torch.set_num_threads(count)
     calls = deterministic_calls()
     here = [call(**arguments) for _, call, arguments in calls]

@@ -31,6 +31,15 @@ void blas_gemm(const cpu::Provider& provider, const cpu::Gemm& g) {
 }
 
 enum class Product { kUnset, kBlas, kOwn };
+
+/// MKL does not use AMD's AVX-512, and is a little slower than the own product with AVX2 (docs/design.md).
+Product fastest() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_is("amd")) return Product::kOwn;
+#endif
+  return sgemm_ != nullptr ? Product::kBlas : Product::kOwn;
+}
+
 std::atomic<Product> chosen{Product::kUnset};
 
 Product product() {
@@ -38,13 +47,14 @@ Product product() {
   if (known != Product::kUnset) return known;
   const char* env = std::getenv("FFKERN_GEMM");
   const std::string wanted = env != nullptr ? env : "";
-  Product choice = sgemm_ != nullptr ? Product::kBlas : Product::kOwn;
+  Product choice = fastest();
   if (wanted == "own") {
     choice = Product::kOwn;
   } else if (wanted == "blas") {
     if (sgemm_ == nullptr) {
       refuse("ffkern::gemm: FFKERN_GEMM is 'blas', but this torch exports no sgemm_; unset it or use 'own'");
     }
+    choice = Product::kBlas;
   } else if (!wanted.empty()) {
     refuse("ffkern::gemm: FFKERN_GEMM is '" + wanted + "'; expected 'blas' or 'own'");
   }

@@ -38,7 +38,8 @@ inline Tensor scratch(const Tensor& like, std::initializer_list<int64_t> shape, 
   return torch::stable::new_empty(like, shape, type);
 }
 
-/// torch's BLAS, or the own product ($FFKERN_GEMM), and torch's threads.
+/// torch's BLAS or the own product, whichever is faster on this processor ($FFKERN_GEMM forces one), and torch's
+/// threads.
 cpu::Provider provider();
 /// "blas" or "own"; forget_product() reads $FFKERN_GEMM again.
 const char* product_name();

@@ -53,7 +53,7 @@ format: $(STAMPS)/requirements
 	$(RUN) ruff check --fix-only . && ruff format . && clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build dist ffkern.egg-info ffkern/_C.so ffkern/_build_info.json .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist ffkern.egg-info ffkern/*.so .pytest_cache .mypy_cache .ruff_cache
 
 # ---- set-up steps; each is repeated only when what it depends on has changed
 

@@ -254,6 +254,9 @@ class CMakeBuild(build_ext):
             )
 
     def copy_to_source(self) -> None:
+        if len(self.extensions) < 2:  # none but one of an earlier build, made for another libffkern.so
+            for stale in (ROOT / "ffkern").glob("_arrays.*.so"):
+                stale.unlink()
         for path in self.outputs():
             aside = ROOT / "ffkern" / (Path(path).name + ".part")
             shutil.copy2(path, aside)

@@ -7,6 +7,7 @@ gradients) after a few steps, each by its largest error relative to its largest 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +23,8 @@ LIMIT = 2.0  # ffkern's error, in units of eager's
 # A competitor must compute the same thing, not equally well: a compiled Adam takes 1 - 0.999^t in
 # float32 and loses four digits on the way (error 1e-5 where eager's is 3e-7).
 RIVAL_LIMIT = 1000.0
+LR_WHILE_TIMED = 1e-7  # the layer stays as it is, however many rounds: no saturated coefficients
+CHECKED_IMAGES = 200  # of a prediction
 
 
 class Learner(Protocol):
@@ -93,6 +96,22 @@ def compare_prediction(candidate: Judge, eager: Judge, exact: Judge, images: Ten
         note = f"{wrong} of {len(winner)} winners differ"
         return Verdict(verdict.ratio, verdict.quantity, verdict.error, verdict.eager_error, note)
     return verdict
+
+
+def credible(case: str, verdicts: Mapping[str, Verdict], limit: float = RIVAL_LIMIT) -> list[str]:
+    """Who may be timed. A competitor that computes something else may not, and this is said."""
+    names = []
+    for name, verdict in verdicts.items():
+        if name.startswith("ffkern") or verdict.passes(limit):  # whoever asks has judged ffkern
+            names.append(name)
+        else:
+            print(f"{case}: {name} left out, its result is wrong: {verdict}", file=sys.stderr)
+    return names
+
+
+def some_images(images: Tensor) -> Tensor:
+    """Those by which a prediction is judged."""
+    return images[:: max(1, len(images) // CHECKED_IMAGES)]
 
 
 def _error(value: Tensor, truth: Tensor) -> float:

@@ -23,8 +23,6 @@ from .gpu_report import Gpu, GpuRecord, Result
 from .operations import EagerOperation, Operation, OperationCase
 
 GpuCase = StepCase | PredictCase | OperationCase
-LR_WHILE_TIMED = 1e-7  # the layer stays as it is, however many rounds
-CHECKED_IMAGES = 200
 STEPS_OF_A_PEAK = 3
 # Compiling takes longer than timing.
 COMPILED, COMPILED_IN = set(gpu_report.SHOWN), ("float32", "bfloat16")
@@ -35,16 +33,7 @@ Times = Mapping[str, list[float]]
 
 def run(options: argparse.Namespace, origin: report.Origin, rig: Rig | None = None) -> int:
     """Exit status as of bench.run. Without --filter and --quick the GPU's file in bench/results is written."""
-    if options.png:
-        print("--png: there is a chart of CPU results only", file=sys.stderr)
-        return 2
-    if options.readme and gpu_report.BEGIN not in (gpu_report.ROOT / "README.md").read_text(encoding="utf-8"):
-        print(f"--readme: README.md has no {gpu_report.BEGIN}", file=sys.stderr)
-        return 2
     chosen = [case for case in all_cases(options.quick) if options.filter in case.name]
-    if not chosen:
-        print(f"--filter {options.filter}: no case has this in its name", file=sys.stderr)
-        return 2
     gpu = describe_gpu()
     rig = rig or cuda_rig()
     precisions = usable(gpu.capability)
@@ -55,12 +44,12 @@ def run(options: argparse.Namespace, origin: report.Origin, rig: Rig | None = No
     print("\n" + gpu_report.markdown(records, ceilings))
     path: Path | None = options.json
     if path is None and not (options.quick or options.filter):
-        path = gpu_report.RESULTS / f"{gpu_report.slug(gpu.name)}.json"
+        path = report.RESULTS / f"{gpu_report.slug(gpu.name)}.json"
     if path is not None:
         gpu_report.write_json(path, result)
         print(f"written: {path}")
     if options.readme:
-        gpu_report.write_readme(gpu_report.ROOT / "README.md", gpu_report.stored())
+        gpu_report.write_readme(report.README, gpu_report.stored())
     return 1 if any(record.failed for record in records) else 0
 
 
@@ -124,7 +113,9 @@ def measure(
             compiled = not options.no_compile and case.name in COMPILED and precision.name in COMPILED_IN
             record = measure_case(case, precision, rig, seconds, compiled)
             records.append(record)
-            print(_line(record, ceilings), flush=True)
+            cells = gpu_report.row(record, ceilings)[2:]
+            name = f"{record.case}, {record.precision}"
+            print(report.line(name, record.failed, gpu_report.HEADER[2:], cells), flush=True)
     return records
 
 
@@ -169,7 +160,7 @@ def _step(case: StepCase, precision: Precision, rig: Rig, seconds: float, compil
         return _record(case, precision, work, wrong)
     right = {name: built[name] for name in _credible(case, precision, verdicts)}
     for learner in right.values():
-        learner.set_lr(LR_WHILE_TIMED)
+        learner.set_lr(gate.LR_WHILE_TIMED)
     for form in ("images",) if case.shared else FORMS:
         for group, adam in (("floor", True), ("cublas", False)):
             right[f"{group}/{form}"] = captured(rig.graphs, FloorStep(case, data, form, adam))
@@ -209,7 +200,7 @@ def _prediction(case: PredictCase, precision: Precision, rig: Rig, seconds: floa
     data = cases.predict_data(case, rig.device, precision.dtype)
     work = (traffic.predict_flops(case), traffic.predict_bytes(case, precision.dtype.itemsize))
     exact, eager = EagerPredict(case, data, None, dtype=torch.float64), EagerPredict(case, data, None)
-    sample = data.images[:: max(1, case.images // CHECKED_IMAGES)]
+    sample = gate.some_images(data.images)
     built: dict[str, Any] = {}
     verdicts: dict[str, gate.Verdict] = {}
     for name, make in predict_judges(case, data, compiled=compiled).items():
@@ -279,14 +270,7 @@ def _wrong(verdicts: Verdicts) -> gate.Verdict | None:
 
 
 def _credible(case: GpuCase, precision: Precision, verdicts: Verdicts) -> list[str]:
-    """A competitor that computes something else is not timed, and this is said."""
-    names = []
-    for name, verdict in verdicts.items():
-        if name.startswith("ffkern") or verdict.passes(rival_limit(precision)):
-            names.append(name)
-        else:
-            print(f"{case.name}, {precision.name}: {name} left out, its result is wrong: {verdict}", file=sys.stderr)
-    return names
+    return gate.credible(f"{case.name}, {precision.name}", verdicts, rival_limit(precision))
 
 
 def rival_limit(precision: Precision) -> float:
@@ -327,11 +311,3 @@ def _record(
         failed=failed or (str(verdict) if verdict and times is None else ""),
         peaks=dict(peaks or {}),
     )
-
-
-def _line(record: GpuRecord, ceilings: Ceilings) -> str:
-    """What is printed when a case is done."""
-    if record.failed:
-        return f"{record.case}, {record.precision} FAILED: {record.failed}"
-    cells = zip(gpu_report.HEADER[2:], gpu_report.row(record, ceilings)[2:], strict=True)
-    return f"{record.case}, {record.precision}: " + ", ".join(f"{name} {cell}" for name, cell in cells if cell != "-")

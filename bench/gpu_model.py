@@ -1,6 +1,6 @@
 """Predicts times on GPUs from what the emulator counts: docs/gpu-model.md. Predicted, never measured.
 
-python -m bench.gpu_model            counts again (minutes), writes bench/results/gpu-counts.json and the page
+python -m bench.gpu_model            counts again (minutes), writes bench/gpu-counts.json and the page
 python -m bench.gpu_model --render   writes the page from the stored counts (seconds)
 
 The model is a roofline for each launch; :func:`predict` is all of it. Constants that no datasheet has are
@@ -13,17 +13,17 @@ import argparse
 import dataclasses
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import gpu_counts
 from .cases import CLASSES, IMAGE, Case, PredictCase, StepCase, find_case
 from .gpu_counts import ELEMENT, Counts, Device, EagerCounts, FusedCounts, Launch
-from .report import write_aside
+from .report import table, write_aside
 
 ROOT = Path(__file__).resolve().parents[1]
-COUNTS = ROOT / "bench" / "results" / "gpu-counts.json"
+COUNTS = ROOT / "bench" / "gpu-counts.json"
 PAGE = ROOT / "docs" / "gpu-model.md"
 
 STEPS = (
@@ -309,18 +309,18 @@ def of_eager(counts: Counts, case: str, dtype: str) -> EagerCounts:
 # ------------------------------------------------------------ the page
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """Markdown; the first `left` columns are text."""
-    rules = ["---"] * left + ["---:"] * (len(header) - left)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rules, *rows]) + "\n"
-
-
 def us(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
 
 
 def mega(value: float) -> str:
     return f"{value / 1e6:.1f}" if value < 1e8 else f"{value / 1e6:,.0f}"
+
+
+def claim(holds: bool, text: str) -> None:
+    """The page's words are fixed: what they say of the counts is asked here, so that they cannot contradict them."""
+    if not holds:
+        raise ValueError(f"the counts no longer say that {text}: write that part of the page anew")
 
 
 LIMITS = ("DRAM", "L2", "tensor", "fp32", "fp64", "L1", "issue")
@@ -356,42 +356,55 @@ SUMMARY = (
 )
 
 
+def compared() -> Iterator[tuple[Case, str]]:
+    """Cases and dtypes of the summaries. Predictions have no tf32."""
+    cases: tuple[Case, ...] = (*STEPS, *PREDICTIONS)
+    for case in cases:
+        for dtype in gpu_counts.DTYPES:
+            if isinstance(case, StepCase) or dtype != "tf32":
+                yield case, dtype
+
+
 def summary_table(counts: Counts, card: Card) -> str:
     """Eager with torch's default optimiser / with fused=True; ratios are of the latter to ffkern."""
     rows = []
-    compared_cases: list[Case] = [*STEPS, *PREDICTIONS]
-    for case in compared_cases:
-        for dtype in gpu_counts.DTYPES:
-            if isinstance(case, PredictCase) and dtype == "tf32":
-                continue
-            ours = fused_total(of_card(counts, case.name, dtype, card), card)
-            compared = of_eager(counts, case.name, dtype)
-            totals = [eager_total(compared, dtype, card, fused_adam) for fused_adam in (False, True)]
-            shown = totals if isinstance(case, StepCase) else totals[:1]
-            rows.append(
-                [
-                    case.name,
-                    dtype,
-                    f"{ours.launches}",
-                    mega(ours.l2),
-                    mega(ours.dram) if ours.dram else "-",
-                    us(ours.graph),
-                    us(ours.stream),
-                    " / ".join(f"{t.launches}" for t in shown),
-                    " / ".join(mega(t.dram) for t in shown),
-                    " / ".join(us(t.graph) for t in shown),
-                    " / ".join(us(t.stream) for t in shown),
-                    f"{totals[1].graph / ours.graph:.1f}",
-                    f"{totals[1].stream / ours.stream:.1f}",
-                ]
-            )
+    for case, dtype in compared():
+        ours = fused_total(of_card(counts, case.name, dtype, card), card)
+        eager = of_eager(counts, case.name, dtype)
+        totals = [eager_total(eager, dtype, card, fused_adam) for fused_adam in (False, True)]
+        shown = totals if isinstance(case, StepCase) else totals[:1]
+        rows.append(
+            [
+                case.name,
+                dtype,
+                f"{ours.launches}",
+                mega(ours.l2),
+                mega(ours.dram) if ours.dram else "-",
+                us(ours.graph),
+                us(ours.stream),
+                " / ".join(f"{t.launches}" for t in shown),
+                " / ".join(mega(t.dram) for t in shown),
+                " / ".join(us(t.graph) for t in shown),
+                " / ".join(us(t.stream) for t in shown),
+                f"{totals[1].graph / ours.graph:.1f}",
+                f"{totals[1].stream / ours.stream:.1f}",
+            ]
+        )
     return table(SUMMARY, rows, 2)
 
 
-def _tile(counts: FusedCounts) -> int:
-    """Rows of the forward product's tile."""
-    assert counts.plan is not None
-    return int(counts.plan.forward.partition("x")[0])
+def _tile(instance: str) -> tuple[int, int]:
+    """Rows and columns of an instance's tile."""
+    rows, columns = instance.split("x")[:2]
+    return int(rows), int(columns)
+
+
+def tiles(launch: Launch, rows: int, columns: int, dtype: str) -> str:
+    """How the blocks of a product cover its result."""
+    height, width = _tile(launch.kernel.split(f"_{dtype}_")[1])
+    down, across = -(-rows // height), -(-columns // width)
+    claim(launch.blocks == down * across, f"{launch.kernel} has a block for each of {down} x {across} tiles")
+    return f"{down} x {across} tiles"
 
 
 def tile_table(counts: Counts) -> str:
@@ -402,7 +415,9 @@ def tile_table(counts: Counts) -> str:
         for card in CARDS:
             plan = of_card(counts, case, dtype, card).plan
             cells = []
-            for of in sorted(found.values(), key=lambda c: -_tile(c)):
+            by_tile = {_tile(instance): of for instance, of in found.items()}
+            claim(set(by_tile) == {(128, 128), (64, 64)}, f"{case} {dtype} is counted with two tiles")
+            for of in (by_tile[128, 128], by_tile[64, 64]):
                 p = next(p for p in predict_launches(of, card) if p.launch.kernel.startswith("forward_"))
                 cells += [f"{p.launch.blocks}", f"{100 * fill(p.launch, card):.0f} %", us(p.us)]
             assert plan is not None
@@ -441,18 +456,18 @@ def cards_table() -> str:
 
 def worked_example(counts: Counts) -> str:
     """Forward and gradient of 4096 rows on the first card, with every number."""
-    card = CARDS[0]
-    of = of_card(counts, STEPS[-1].name, "bf16", card)
+    card, case = CARDS[0], STEPS[-1]
+    of = of_card(counts, case.name, "bf16", card)
     forward, gradient = (
         next(p for p in predict_launches(of, card) if p.launch.kernel.startswith(kind))
         for kind in ("forward", "gradient")
     )
-    read = reads(STEPS[-1], "bf16", of.launches)[[p.kernel for p in of.launches].index(forward.launch.kernel)]
+    read = reads(case, "bf16", of.launches)[[p.kernel for p in of.launches].index(forward.launch.kernel)]
     f, g = forward.launch, gradient.launch
     chip, clock, rate = card.multiprocessors, card.clock, card.flops_clock("bf16")
     each = busiest_blocks(f, card)
     lines = [
-        f"forward    blocks {f.blocks} = 32 x 16 tiles; {resident(f, card)} resident; "
+        f"forward    blocks {f.blocks} = {tiles(f, case.rows, case.units, 'bf16')}; {resident(f, card)} resident; "
         f"waves = ceil({f.blocks} / {chip}) = {forward.waves}; the busiest multiprocessor gets {each}",
         f"  tensor   {f.flops:,} FLOPs / {f.blocks} x {each} / ({rate:,.0f} a clock x {clock} GHz) "
         f"= {us(forward.limits['tensor'])} us",
@@ -464,7 +479,7 @@ def worked_example(counts: Counts) -> str:
         f"  DRAM     ({read:,} read once + {f.stored:,} written) / ({ASSUMPTIONS.dram} x {card.dram:,} GB/s) "
         f"= {us(forward.limits['DRAM'])} us",
         f"  time     {forward.waves} x {ASSUMPTIONS.drain} + max of these = {us(forward.us)} us: {forward.limit}",
-        f"gradient   blocks {g.blocks} = 16 x 16 tiles, {gradient.waves} waves",
+        f"gradient   blocks {g.blocks} = {tiles(g, case.units, case.inputs, 'bf16')}, {gradient.waves} waves",
         f"  tensor   {us(gradient.limits['tensor'])} us    issue  ({g.instructions:,} - {g.moves:,}) / {g.blocks} x "
         f"{busiest_blocks(g, card)} / (4 x {clock}) = {us(gradient.limits['issue'])} us",
         f"  time     {gradient.waves} x {ASSUMPTIONS.drain} + max = {us(gradient.us)} us: {gradient.limit}",
@@ -488,23 +503,29 @@ def each_card(values: Sequence[Prediction], limit: str) -> str:
     return ", ".join(f"{c.name} {us(p.limits[limit])}" for c, p in zip(CARDS, values, strict=True))
 
 
-def refutations(counts: Counts) -> str:
-    """Numbered, the most exposed first."""
-    large, shared, small = STEPS[-1].name, STEPS[3].name, STEPS[0].name
+def named_on_each(counts: Counts, case: str, kernel: str) -> list[Prediction]:
+    """In bfloat16, on each card."""
+    return [named(counts, case, "bf16", card, kernel) for card in CARDS]
+
+
+def issue_binds(counts: Counts) -> str:
+    large = STEPS[-1].name
     a100, h100, rtx = CARDS
-    gradients = [named(counts, large, "bf16", card, "gradient") for card in CARDS]
+    gradients = named_on_each(counts, large, "gradient")
+    claim(
+        [p.limit for p in gradients] == ["issue", "issue", "tensor"],
+        f"the bfloat16 gradient of {large} is bound by issue on A100 and H100, by the tensor cores on RTX 4090",
+    )
+    warps = [resident(p.launch, card) * p.launch.threads // 128 for card, p in zip(CARDS, gradients, strict=True)]
+    claim(warps[:2] == [2, 2], f"the bfloat16 gradient of {large} has two warps a scheduler")
     forward = named(counts, large, "bf16", a100, "forward")
-    sums = [named(counts, shared, "bf16", card, "sums") for card in CARDS]
-    step = of_card(counts, small, "bf16", h100)
-    total, waves = fused_total(step, h100), sum(p.waves for p in predict_launches(step, h100))
-    constants = total.launches * ASSUMPTIONS.gap + waves * ASSUMPTIONS.drain
-    narrow = named(counts, shared, "bf16", rtx, "gradient").launch
-    uneven = named(counts, STEPS[-2].name, "bf16", a100, "forward").launch
-    few = named(counts, small, "bf16", a100, "forward").launch
-    deep = predict_launches(of_card(counts, PREDICTIONS[1].name, "bf16", h100), h100)[3]
-    items = [
-        f"""**The bfloat16 gradient is bound by instruction issue on A100 and H100, not by the tensor cores.** It issues
-        {per_mma(gradients[0]):.1f} instructions for each `m16n8k16` ({large}), the forward product
+    near = [forward.limits[limit] for limit in ("tensor", "issue", "L1")]
+    claim(
+        min(near) > 0.95 * max(near) and max(near) == max(forward.limits.values()),
+        f"three limits of the forward product of {large} on A100 are within a few per cent of each other",
+    )
+    return f"""**The bfloat16 gradient of {large} is bound by instruction issue on A100 and H100, not by the tensor
+        cores.** It issues {per_mma(gradients[0]):.1f} instructions for each `m16n8k16`, the forward product
         {per_mma(forward):.1f}; a scheduler has {4 * 4096 / a100.flops_clock("bf16"):.1f} clocks for one on A100,
         {4 * 4096 / h100.flops_clock("bf16"):.1f} on H100, {4 * 4096 / rtx.flops_clock("bf16"):.0f} on RTX 4090. us by
         issue: {each_card(gradients, "issue")}; by the tensor cores: {each_card(gradients, "tensor")}. This is the first
@@ -512,32 +533,95 @@ def refutations(counts: Counts) -> str:
         count. A time near the tensor cores' means that ptxas needs far fewer instructions than PTX has. A time well
         above the issue's means that two warps a scheduler do not hide their latency: then more warps would help, and
         fewer instructions would not. In the forward product on A100 tensor cores, issue and L1 are within a few per
-        cent of each other ({us(forward.limits["tensor"])}, {us(forward.limits["issue"])}, {us(forward.limits["L1"])}
-        us), so its time says little about which of them it is.""",
-        f"""**Small steps are constants.** Of the {us(total.graph)} us of {small} in bf16 on H100 {us(constants)} are
+        cent of each other ({", ".join(map(us, near))} us), so its time says little about which of them it is."""
+
+
+def small_steps(counts: Counts) -> str:
+    small, h100 = STEPS[0].name, CARDS[1]
+    step = of_card(counts, small, "bf16", h100)
+    predicted = predict_launches(step, h100)
+    total, waves = fused_total(step, h100), sum(p.waves for p in predicted)
+    constants = total.launches * ASSUMPTIONS.gap + waves * ASSUMPTIONS.drain
+    claim(constants > total.graph / 2, f"{small} on H100 is constants")
+    short = [p.limit for p in predicted if p.launch.kernel.startswith(("rows", "finish"))]
+    claim(short == ["drain", "drain"], f"rows and finish of {small} do next to nothing")
+    return f"""**Small steps are constants.** Of the {us(total.graph)} us of {small} in bf16 on H100 {us(constants)} are
         `gap` and `drain`, both guessed. A graph of half or twice that time says what these are, and nothing about
-        the kernels: fit them to `rows` and `finish`, which do next to nothing, and render the page again.""",
-        f"""**Idle multiprocessors.** The forward product is not split, and the rule for tiles asks that every
+        the kernels: fit them to `rows` and `finish`, which do next to nothing, and render the page again."""
+
+
+def idle_multiprocessors(counts: Counts) -> str:
+    a100, h100, _ = CARDS
+    small, middle, prediction = STEPS[0].name, STEPS[-2].name, PREDICTIONS[1].name
+    few = named(counts, small, "bf16", a100, "forward").launch
+    uneven = named(counts, middle, "bf16", a100, "forward").launch
+    deep = predict_launches(of_card(counts, prediction, "bf16", h100), h100)[3].launch
+    claim(deep.kernel.startswith("forward"), f"the fourth launch of {prediction} is a forward product")
+    fills = fill(few, a100), fill(uneven, a100), fill(deep, h100)
+    claim(max(fills) < 0.8, "the forward product leaves multiprocessors idle")
+    claim(few.blocks < a100.multiprocessors, f"{small} has fewer blocks than A100 has multiprocessors")
+    claim(min(ratios(counts)) < 1, "there are ratios below 1")
+    return f"""**Idle multiprocessors.** The forward product is not split, and the rule for tiles asks that every
         multiprocessor gets a block, not that the last round is full. {small} has {few.blocks} blocks, so
-        {100 * fill(few, a100):.0f} % of A100's {a100.multiprocessors} multiprocessors work; {STEPS[-2].name} gives it
-        {uneven.blocks}, {100 * fill(uneven, a100):.0f} % fill; {PREDICTIONS[1].name} gives H100 {deep.launch.blocks} a
-        layer for {h100.multiprocessors}, {100 * fill(deep.launch, h100):.0f} %. Ratios below 1 come from here, and from
+        {100 * fills[0]:.0f} % of A100's {a100.multiprocessors} multiprocessors work; {middle} gives it
+        {uneven.blocks}, {100 * fills[1]:.0f} % fill; {prediction} gives H100 {deep.blocks} a
+        layer for {h100.multiprocessors}, {100 * fills[2]:.0f} %. Ratios below 1 come from here, and from
         eager's products, which have neither tiles nor rounds in this model. `FFKERN_CUDA_PRODUCT` with the small tile
-        shows whether rounds cost what is said here.""",
-        f"""**`sums` is slow where float64 is.** us of its float64 additions, {shared} in bf16:
-        {each_card(sums, "fp64")}. If `sums` takes no longer on the consumer card than its other limits, the count of
-        float64 instructions or the rate of {rtx.fp64_lanes} lanes is wrong.""",
-        """**Which steps stay in L2.** Those with `-` under DRAM are predicted without traffic to memory from the second
-        step on. `dram__bytes` above a tenth of the L2 column refutes the share of L2 assumed here; the time then goes
-        up by the bytes over the memory's rate at most. RTX 4090's L2 is one piece and may keep more than assumed.""",
-        """**Sectors.** `lts__t_sectors` of a product should be the counted copies and stores, plus the weights and
-        their state in a gradient, within a few per cent. This is no matter of speed: if it is not so, the emulator
-        counts wrongly, and [kernels.md](kernels.md#counted) with it.""",
-        f"""**Occupancy.** `gradient 64x64x64` in bfloat16 asks for {narrow.shared:,} bytes of shared memory and takes
-        1,024 more, so {resident(narrow, rtx)} block fits the {rtx.shared} KiB of RTX 4090 and
-        {resident(narrow, a100)} fit A100: four warps on a multiprocessor hide less than the model believes.""",
+        shows whether rounds cost what is said here."""
+
+
+def ratios(counts: Counts) -> list[float]:
+    """Eager over ffkern as graphs, of all that is compared."""
+    return [
+        eager_total(of_eager(counts, of.case, of.dtype), of.dtype, card, True).graph / fused_total(of, card).graph
+        for card in CARDS
+        for of in (of_card(counts, case.name, dtype, card) for case, dtype in compared())
     ]
-    return "\n".join(paragraph(f"{number}. {text}") for number, text in enumerate(items, 1))
+
+
+def float64_binds(counts: Counts) -> str:
+    shared, rtx = STEPS[3].name, CARDS[2]
+    sums = named_on_each(counts, shared, "sums")
+    bound = [p.limit == "fp64" for p in sums]
+    claim(bound == [False, False, True], f"sums of {shared} is bound by float64 on RTX 4090 alone")
+    return f"""**`sums` is slow where float64 is.** us of its float64 additions, {shared} in bf16:
+        {each_card(sums, "fp64")}. If `sums` takes no longer on the consumer card than its other limits, the count of
+        float64 instructions or the rate of {rtx.fp64_lanes} lanes is wrong."""
+
+
+def kept_in_l2(counts: Counts) -> str:
+    kept = {card.keeps(working_set(case, dtype)) for case, dtype in compared() for card in CARDS}
+    claim(kept == {True, False}, "some steps stay in L2 and some do not")
+    return """**Which steps stay in L2.** Those with `-` under DRAM are predicted without traffic to memory from the
+        second step on. `dram__bytes` above a tenth of the L2 column refutes the share of L2 assumed here; the time then
+        goes up by the bytes over the memory's rate at most. RTX 4090's L2 is one piece and may keep more than
+        assumed."""
+
+
+def sectors(_: Counts) -> str:
+    return """**Sectors.** `lts__t_sectors` of a product should be the counted copies and stores, plus the weights and
+        their state in a gradient, within a few per cent. This is no matter of speed: if it is not so, the emulator
+        counts wrongly, and [kernels.md](kernels.md#counted) with it."""
+
+
+def occupancy(counts: Counts) -> str:
+    a100, _, rtx = CARDS
+    narrow = named(counts, STEPS[3].name, "bf16", rtx, "gradient").launch
+    claim(_tile(narrow.kernel.split("_bf16_")[1]) == (64, 64), "RTX 4090 is led to the gradient of 64 x 64")
+    claim(narrow.threads == 4 * 32, "a block of the gradient of 64 x 64 is four warps")
+    blocks = resident(narrow, rtx), resident(narrow, a100)
+    claim(blocks[0] == 1 < blocks[1], "one block of the gradient of 64 x 64 fits RTX 4090, more fit A100")
+    return f"""**Occupancy.** `gradient 64x64x64` in bfloat16 asks for {narrow.shared:,} bytes of shared memory and
+        takes 1,024 more, so 1 block fits the {rtx.shared} KiB of RTX 4090 and {blocks[1]} fit A100: four warps on a
+        multiprocessor hide less than the model believes."""
+
+
+REFUTATIONS = (issue_binds, small_steps, idle_multiprocessors, float64_binds, kept_in_l2, sectors, occupancy)
+
+
+def refutations(counts: Counts) -> str:
+    """Numbered, the most exposed first."""
+    return "\n".join(paragraph(f"{number}. {item(counts)}") for number, item in enumerate(REFUTATIONS, 1))
 
 
 def paragraph(text: str) -> str:
@@ -547,6 +631,15 @@ def paragraph(text: str) -> str:
 
 def page(counts: Counts) -> str:
     a = ASSUMPTIONS
+    predictions = {case.name for case in PREDICTIONS}
+    claim(
+        {c.repeats for c in counts.fused if c.case in predictions} == {10},
+        "a prediction is ten equal blocks of images",
+    )
+    claim(
+        {c.fused_adam for c in counts.eager if c.case not in predictions} == {2},
+        "a fused optimiser is two launches",
+    )
     shown = []
     for case, dtype in SHOWN:
         for card in CARDS:
@@ -561,7 +654,7 @@ def page(counts: Counts) -> str:
 No kernel of ffkern has run on a GPU yet. This page says beforehand how long each should take, from counts of the
 emulator and peak figures of three cards, so that a first measurement can confirm or refute it. **Every time and every
 ratio below is predicted, not measured.** `python -m bench.gpu_model` counts again and writes this page and
-`bench/results/gpu-counts.json`; with `--render` it writes the page from the stored counts.
+`bench/gpu-counts.json`; with `--render` it writes the page from the stored counts.
 
 ## Model
 

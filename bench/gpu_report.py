@@ -17,8 +17,6 @@ from . import report
 from .cuda_timing import Ceilings
 from .report import Origin, Spread
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "results"
 BEGIN, END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
 NOT_MEASURED = (
     "| GPU | |\n|---|---|\n| every operation on every GPU | not measured yet; `make gpu-check` does "
@@ -176,8 +174,8 @@ def write_json(path: Path, result: Result) -> None:
     report.write_aside(path, to_json(result).encode())
 
 
-def stored(folder: Path = RESULTS) -> list[Result]:
-    """The results of all GPUs in a folder, by name of the file; what else lies there has no ceilings."""
+def stored(folder: Path = report.RESULTS) -> list[Result]:
+    """The results of all GPUs in a folder, by name of the file. Those of CPUs lie there too, without ceilings."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.json"))]
     return [from_json(text) for text in texts if "ceilings" in json.loads(text)]
 
@@ -217,7 +215,7 @@ def _share(value: float | None, ceiling: float | None) -> str:
 
 
 def main() -> int:
-    write_readme(ROOT / "README.md", stored())
+    write_readme(report.README, stored())
     return 0
 
 

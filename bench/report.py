@@ -1,13 +1,20 @@
-"""Records of measured cases, and how they are shown: Markdown, PNG, JSON, the README's table."""
+"""Records of measured cases, and how they are shown: Markdown, PNG, JSON, the README's table, docs/benchmarks.md.
+
+python -m bench.report     makes both tables from bench/results/cpu.json
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+README, PAGE, RESULTS = ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "bench" / "results"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 HEADER = (
     "case",
@@ -22,6 +29,19 @@ HEADER = (
     "peak MiB",
     "eager's",
 )
+
+
+# What the README shows; PAGE has everything.
+SHOWN = (
+    "step/784-500/b100",
+    "step/784-500/b100/shared",
+    "step/784-2000/b100/shared",
+    "step/784-2000/b512/shared",
+    "step/2000-2000/b512",
+    "step/2000-2000/b5000/keep",
+    "predict/784-500-500/n10000",
+)
+BLAS, OWN = "torch's BLAS", "ffkern's own product"
 
 
 @dataclass(frozen=True)
@@ -67,13 +87,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where, when and how the records were made."""
+    """Where, when and how the records were made. products: what made those of ffkern's CPU operations."""
 
     command: str
     machine: str
     torch: str
     threads: int
     date: str
+    products: str = BLAS  # as in all files that do not say
 
 
 def row(record: Record) -> list[str]:
@@ -106,19 +127,52 @@ def markdown(records: Sequence[Record]) -> str:
     return text + ("\n" + "\n".join(failures) + "\n" if failures else "")
 
 
-def readme_section(records: Sequence[Record], origin: Origin) -> str:
-    """The table with its provenance, to stand between the markers."""
-    return (
-        f"{markdown(records)}\n"
+def line(name: str, failed: str, header: Sequence[str], cells: Sequence[str]) -> str:
+    """What is printed when a case is done."""
+    if failed:
+        return f"{name} FAILED: {failed}"
+    shown = [f"{title} {cell}" for title, cell in zip(header, cells, strict=True) if cell != "-"]
+    return f"{name}: " + ", ".join(shown)
+
+
+def legend(origin: Origin) -> str:
+    """What the columns are, and where the numbers come from."""
+    words = (
         "Medians of wall time; ratios are ratios of these medians. `step`: one layer, float32, "
         "Adam; `b` positive and as many negative rows; `shared`: the first layer, rows that differ "
         "in the label only; `keep`: activities returned. `predict`: all ten labels for `n` images. "
         "Eager is the faster of one stacked pass and two separate ones. Floor: the bare matrix "
-        "products that ffkern makes, plus `torch._fused_adam_`. Error: ffkern's largest error "
-        "against float64, in units of eager's. Peak: memory beyond the inputs.\n\n"
-        f"`{origin.command}`, {origin.machine}, {origin.threads} threads, torch {origin.torch}, "
-        f"{origin.date}.\n"
+        "products that ffkern makes, by torch's BLAS, plus `torch._fused_adam_`. Error: ffkern's largest error "
+        "against float64, in units of eager's. Peak: memory beyond the inputs."
     )
+    source = (
+        f"`{origin.command}`, {origin.machine}, ffkern's products by {origin.products}, {origin.threads} threads, "
+        f"torch {origin.torch}, {origin.date}."
+    )
+    return f"{_wrapped(words)}\n\n{_wrapped(source)}\n"
+
+
+def readme_section(records: Sequence[Record], origin: Origin) -> str:
+    """The rows that are SHOWN, to stand between the markers."""
+    shown = [record for record in records if record.case in SHOWN]
+    link = PAGE.relative_to(ROOT)
+    return f"{markdown(shown)}\nAll {len(records)} cases: [{link}]({link}).\n\n{legend(origin)}"
+
+
+def page(records: Sequence[Record], origin: Origin) -> str:
+    """All rows."""
+    return f"""\
+# Benchmark on a CPU
+
+Every case of `python -m bench.run`, as a run with `--readme` or `python -m bench.report` writes it. Each result was
+checked against float64 before it was timed. Rows were measured minutes apart: compare within a row, not between rows.
+
+{markdown(records)}
+{legend(origin)}"""
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)
 
 
 def put_between_markers(text: str, section: str, begin: str = BEGIN, end: str = END) -> str:
@@ -132,6 +186,12 @@ def put_between_markers(text: str, section: str, begin: str = BEGIN, end: str = 
 def write_readme(path: Path, records: Sequence[Record], origin: Origin) -> None:
     text = put_between_markers(path.read_text(encoding="utf-8"), readme_section(records, origin))
     write_aside(path, text.encode())
+
+
+def write_tables(records: Sequence[Record], origin: Origin) -> None:
+    """The README's and the page's."""
+    write_readme(README, records, origin)
+    write_aside(PAGE, page(records, origin).encode())
 
 
 def to_json(records: Sequence[Record], origin: Origin) -> str:
@@ -218,3 +278,12 @@ def ratio(numerator: float | None, denominator: float | None, unit: str) -> str:
 
 def mebibytes(value: int | None) -> str:
     return "-" if value is None else f"{value / 2**20:.0f}"
+
+
+def main() -> int:
+    write_tables(*from_json((RESULTS / "cpu.json").read_text(encoding="utf-8")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,14 +20,10 @@ from pathlib import Path
 
 import torch
 
-from . import cases, gate, memory, report, timing
+from . import cases, gate, gpu, gpu_report, memory, report, timing
 from .candidates import GROUPS, predict_floors, predict_judges, step_floors, step_learners
 from .cases import Case, PredictCase, StepCase
 from .eager import EagerPredict, EagerStep
-
-ROOT = Path(__file__).resolve().parents[1]
-LR_WHILE_TIMED = 1e-7  # the layer stays as it is, however many rounds: no saturated coefficients
-CHECKED_IMAGES = 200
 
 
 @dataclass(frozen=True)
@@ -50,34 +46,46 @@ class Plan:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 all right, 1 a case failed its check, 2 cannot run as asked."""
     options = _parser().parse_args(argv)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        print("--device cuda: torch sees no CUDA device on this machine", file=sys.stderr)
+    if reason := refusal(options):
+        print(reason, file=sys.stderr)
         return 2
     if options.threads:
         torch.set_num_threads(options.threads)
+    origin = _origin(argv, options.device)
     if options.device == "cuda":
-        from . import gpu
-
-        return gpu.run(options, _origin(argv, options.device))
-    readme = ROOT / "README.md"
-    if options.readme and report.BEGIN not in readme.read_text(encoding="utf-8"):
-        print(f"--readme: {readme} has no {report.BEGIN}", file=sys.stderr)
-        return 2
-    chosen = cases.quick_cases() if options.quick else cases.full_cases()
-    chosen = [case for case in chosen if options.filter in case.name]
-    if not chosen:
-        print(f"--filter {options.filter}: no case has this in its name", file=sys.stderr)
-        return 2
+        return gpu.run(options, origin)
+    chosen = [case for case in _cases(options.quick) if options.filter in case.name]
     records = run(chosen, options)
     print("\n" + report.markdown(records))
-    origin = _origin(argv, options.device)
     if options.json:
         report.write_json(options.json, records, origin)
     if options.png:
         report.write_png(options.png, records, origin)
     if options.readme:
-        report.write_readme(readme, records, origin)
+        report.write_tables(records, origin)
     return 1 if any(record.failed for record in records) else 0
+
+
+def refusal(options: argparse.Namespace) -> str:
+    """Why it cannot run as asked, on the CPU or on a GPU; empty: it can."""
+    cuda = options.device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        return "--device cuda: torch sees no CUDA device on this machine"
+    if cuda and options.png:
+        return "--png: there is a chart of CPU results only"
+    if options.readme and not cuda and (options.quick or options.filter):
+        return "--readme: the tables have all cases; not with --quick or --filter"
+    begin = gpu_report.BEGIN if cuda else report.BEGIN
+    if options.readme and begin not in report.README.read_text(encoding="utf-8"):
+        return f"--readme: {report.README} has no {begin}"
+    every: Sequence[gpu.GpuCase] = gpu.all_cases(options.quick) if cuda else _cases(options.quick)
+    if not any(options.filter in case.name for case in every):
+        return f"--filter {options.filter}: no case has this in its name"
+    return ""
+
+
+def _cases(quick: bool) -> list[Case]:
+    return cases.quick_cases() if quick else cases.full_cases()
 
 
 def run(chosen: Sequence[Case], options: argparse.Namespace) -> list[report.Record]:
@@ -97,7 +105,7 @@ def run(chosen: Sequence[Case], options: argparse.Namespace) -> list[report.Reco
         )
         record = measure_step(case, plan) if isinstance(case, StepCase) else measure_prediction(case, plan)
         records.append(record)
-        print(_line(record), flush=True)
+        print(report.line(record.case, record.failed, report.HEADER[1:], report.row(record)[1:]), flush=True)
     return records
 
 
@@ -116,9 +124,9 @@ def measure_step(
     del exact, found, eager
     if not verdicts["ffkern"].passes():
         return _record(case, verdicts["ffkern"], {})
-    right = {n: learner for n, learner in built.items() if _credible(case, n, verdicts[n])}
+    right = {name: built[name] for name in gate.credible(case.name, verdicts)}
     for learner in right.values():
-        learner.set_lr(LR_WHILE_TIMED)
+        learner.set_lr(gate.LR_WHILE_TIMED)
     times = _time({**right, **step_floors(case, data)}, plan)
     peaks: list[int] = []
     if plan.memory:
@@ -139,22 +147,14 @@ def measure_prediction(
     torch._dynamo.reset()
     built = {name: make() for name, make in judges(case, data, compiled=plan.compiled).items()}
     exact = EagerPredict(case, data, None, dtype=torch.float64)
-    sample = data.images[:: max(1, case.images // CHECKED_IMAGES)]
+    sample = gate.some_images(data.images)
     eager = EagerPredict(case, data, None)
     verdicts = {n: gate.compare_prediction(j, eager, exact, sample) for n, j in built.items()}
     if not verdicts["ffkern"].passes():
         return _record(case, verdicts["ffkern"], {})
-    right = {n: judge for n, judge in built.items() if _credible(case, n, verdicts[n])}
+    right = {name: built[name] for name in gate.credible(case.name, verdicts)}
     times = _time({**right, **predict_floors(case, data)}, plan)
     return _record(case, verdicts["ffkern"], times)
-
-
-def _credible(case: Case, name: str, verdict: gate.Verdict) -> bool:
-    """A competitor that computes something else is not timed."""
-    if verdict.passes(gate.RIVAL_LIMIT):
-        return True
-    print(f"{case.name}: {name} left out, its result is wrong: {verdict}", file=sys.stderr)
-    return False
 
 
 def _time(candidates: Mapping[str, Callable[[], object]], plan: Plan) -> dict[str, list[float]]:
@@ -206,14 +206,6 @@ def _record(
     )
 
 
-def _line(record: report.Record) -> str:
-    """What is printed when a case is done."""
-    if record.failed:
-        return f"{record.case} FAILED: {record.failed}"
-    cells = zip(report.HEADER[1:], report.row(record)[1:], strict=True)
-    return f"{record.case}: " + ", ".join(f"{name} {cell}" for name, cell in cells if cell != "-")
-
-
 def _origin(argv: list[str] | None, device: str) -> report.Origin:
     arguments = sys.argv[1:] if argv is None else argv
     return report.Origin(
@@ -222,7 +214,13 @@ def _origin(argv: list[str] | None, device: str) -> report.Origin:
         torch=torch.__version__,
         threads=torch.get_num_threads(),
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        products=_products(),
     )
+
+
+def _products() -> str:
+    """What makes the products of ffkern's CPU operations on this machine."""
+    return {"blas": report.BLAS, "own": report.OWN}[torch.ops.ffkern.cpu_path().split(";")[2]]
 
 
 def _machine(device: str) -> str:
@@ -252,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: every operation, in every precision")
     add("--json", type=Path, metavar="PATH", help="write the records; cuda: default bench/results/<gpu>.json")
     add("--png", type=Path, metavar="PATH", help="write a chart of the speeds")
-    add("--readme", action="store_true", help="write the README's table, between its markers")
+    add("--readme", action="store_true", help="write the README's table, and docs/benchmarks.md")
     add("--no-compile", action="store_true", help="leave out torch.compile")
     add("--no-memory", action="store_true", help="leave out peak memory")
     return parser

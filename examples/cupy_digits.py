@@ -35,7 +35,7 @@ def main(images: int = 1797, epochs: int = 30, units: int = 500, batch: int = 64
         return ff.Trained(cp.asarray(weight), cp.zeros((units,), dtype=cp.float32), lr=0.01)
 
     first, second = layer(CLASSES + 64), layer(units)
-    h = cp.zeros((2 * batch, units), dtype=cp.float32)
+    h = cp.zeros((2 * batch, units), dtype=cp.float16)
     h_norm = cp.zeros((2 * batch,), dtype=cp.float32)
     sign = cp.asarray(np.repeat(np.float32([1, -1]), batch))  # right labels first, then wrong ones
     for _ in range(epochs):

@@ -11,31 +11,20 @@ Everything is imported when it is first used, so that ``ffkern.arrays`` and ``ff
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import arrays, callbacks, checkpoint, data, nn, ops, optim, recipes, reference, trainer
+    from . import arrays as arrays
+    from . import callbacks, checkpoint, data, nn, ops, optim, recipes, reference, trainer
     from ._info import info
-    from .classifier import FFClassifier
+    from .classifier import FFClassifier as FFClassifier
     from .nn import FFHead, FFLinear, FFNet
     from .trainer import History, Trainer
 
-_MODULES = (
-    "arrays",
-    "callbacks",
-    "checkpoint",
-    "classifier",
-    "data",
-    "nn",
-    "ops",
-    "optim",
-    "recipes",
-    "reference",
-    "trainer",
-)
+# What is found in another module than the one of its own name.
 _FROM = {
     "FFClassifier": "classifier",
     "FFHead": "nn",
@@ -45,16 +34,14 @@ _FROM = {
     "Trainer": "trainer",
     "info": "_info",
 }
-
+# Without what needs more than torch and NumPy: FFClassifier (scikit-learn), arrays (a build with Python's headers).
 __all__ = [
-    "FFClassifier",
     "FFHead",
     "FFLinear",
     "FFNet",
     "History",
     "Trainer",
     "__version__",
-    "arrays",
     "callbacks",
     "checkpoint",
     "data",
@@ -69,14 +56,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f".{name}", __name__)
-    if name in _FROM:
-        value = getattr(importlib.import_module(f".{_FROM[name]}", __name__), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'ffkern' has no attribute {name!r}")
+    module = _FROM.get(name, name)
+    if module == name and (name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}") is None):
+        raise AttributeError(f"module 'ffkern' has no attribute {name!r}")
+    found = importlib.import_module(f".{module}", __name__)
+    if module != name:
+        found = globals()[name] = getattr(found, name)
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_FROM, "arrays"})

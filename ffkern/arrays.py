@@ -219,6 +219,15 @@ def _overlay(like: Array, on_value: float, neutral_value: float) -> Array:
     return xp.asarray([on_value, neutral_value], dtype=xp.float32)
 
 
+def _kept_overlay(trained: Trained, on_value: float, neutral_value: float) -> Array:
+    """The same, copied to the device once: a step that is captured into a graph must not copy from the host."""
+    values = (float(on_value), float(neutral_value))
+    if values not in trained._overlays:
+        with _at(trained.weight):
+            trained._overlays[values] = _overlay(trained.weight, *values)
+    return trained._overlays[values]
+
+
 _CPU, _CUDA = "cpu", "cuda"
 
 
@@ -295,8 +304,8 @@ def get_num_threads() -> int:
 def set_num_threads(count: int) -> None:
     """Sets it for the whole process. ValueError unless it is 1 to 65536."""
     number = _count("count", count)
-    if not 1 <= number <= 65536:
-        raise ValueError(f"set_num_threads: count is {number}; expected 1 to 65536")
+    if not 1 <= number <= _arrays.MOST_THREADS:
+        raise ValueError(f"set_num_threads: count is {number}; expected 1 to {_arrays.MOST_THREADS}")
     _arrays.set_threads(number)
 
 
@@ -514,6 +523,7 @@ class Trained:
             self.peer_mean = xp.full((shape[0],), peer_mean, dtype=xp.float32)
             self._lr = xp.full((), lr, dtype=xp.float64)
             self._memory = xp.zeros((0,), dtype=xp.float32)
+        self._overlays: dict[tuple[float, float], Array] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_memory": self._memory[:0]}  # scratch: large, and nobody's business
@@ -573,7 +583,7 @@ def shared_update(
 ) -> None:
     """:func:`shared_grad` with the optimiser's update fused in."""
     kept, labels, classes = _kept(x, h, scale, coef), _integers("labels", labels), _count("classes", classes)
-    variants = (labels, _overlay(kept[0], on_value, neutral_value), classes)
+    variants = (labels, _kept_overlay(trained, on_value, neutral_value), classes)
     sizes = (classes, _matrix("labels", labels)[0])
     _update("shared_update_", trained, kept, variants, sizes, sign, peer, goodness)
 
@@ -612,8 +622,9 @@ def layer_step(
 ) -> None:
     """One training step of a layer in one call: forward, loss, peer term, gradient, update.
 
-    x [R, K] and sign [R]. out: float32 arrays (h [R, M], h_norm [R]) for the next layer, from the weights before the
-    update; without it nobody stores them. trained.stats grows by the statistics of this batch.
+    x [R, K] and sign [R]. out: arrays (h [R, M], h_norm [R]) for the next layer, float32 (on a GPU h may also be as x),
+    from the weights before the update; without it nobody stores them. trained.stats grows by the statistics of this
+    batch.
     """
     x = _floats("x", x)
     first = (x, _maybe("x_norm", x_norm))
@@ -646,7 +657,7 @@ def shared_step(
     variant. See :func:`shared_variants`.
     """
     x, labels, classes = _floats("x", x), _integers("labels", labels), _count("classes", classes)
-    first = (x, labels, _overlay(x, on_value, neutral_value), classes)
+    first = (x, labels, _kept_overlay(trained, on_value, neutral_value), classes)
     kind = (norm, eps, goodness, threshold, temperature, peer_strength, peer_momentum)
     _step("shared_step_", trained, first, (classes, _matrix("labels", labels)[0]), sign, row_weight, kind, out)
 

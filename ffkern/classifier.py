@@ -128,7 +128,7 @@ class FFClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         So many calls with the same data do what fit does with so many passes.
         """
         sizes = self._checked_parameters()
-        first = not hasattr(self, "coefs_")
+        first = not hasattr(self, "_layers")
         if first and classes is None:
             raise ValueError("classes is None; expected all labels that will ever come, on the first call")
         rows, labels = self._lesson(X, y, reset=first)
@@ -158,11 +158,18 @@ class FFClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
             self._layers.append(arrays.Trained(weight, bias, lr=self.learning_rate_init))
             inputs = units
-        self.coefs_ = [layer.weight for layer in self._layers]
-        self.intercepts_ = [layer.bias for layer in self._layers]
         self.n_iter_ = 0
         self.loss_curve_: list[float] = []
         return rows
+
+    # The very arrays that learn: copies would part from them when a model is stored and loaded.
+    @property
+    def coefs_(self) -> list[Array]:
+        return [layer.weight for layer in self._layers]
+
+    @property
+    def intercepts_(self) -> list[Array]:
+        return [layer.bias for layer in self._layers]
 
     def _label_value(self, rows: Array) -> float:
         """A share of the length of a row, whatever the unit and the number of the features. The layer divides a row by

@@ -227,7 +227,7 @@ def main() -> int:
             say(f"gpu-check: {reason}.")
             return 2
         status = check(steps(find_sanitizer()), say)
-        say(f"send back: {LOG.relative_to(ROOT)} and the new file in bench/results")
+        say(f"open a pull request with the new file in bench/results, and attach {LOG.relative_to(ROOT)}")
     return status
 
 

@@ -4,6 +4,7 @@ without copies where none are needed, and without torch."""
 from __future__ import annotations
 
 import array
+import functools
 import os
 import subprocess
 import sys
@@ -128,10 +129,15 @@ RESULTS = {
 
 
 def operation(name: str) -> cases.Call:
-    """A function that changes nothing."""
+    """A function of ffkern.arrays, called as torch's operation is. Whoever makes one compares it."""
     PARITY.add(name)
-    function = getattr(arrays, name)
-    return lambda **a: named(RESULTS[name], into_new_and_given(Fenced(), function, **keywords(a)))
+    call = SPECIAL.get(name, plain)
+    return lambda **a: call(name, **a)
+
+
+def plain(name: str, **a: Any) -> Named:
+    """A function that changes nothing."""
+    return named(RESULTS[name], into_new_and_given(Fenced(), getattr(arrays, name), **keywords(a)))
 
 
 def reference(name: str) -> cases.Call:
@@ -139,26 +145,26 @@ def reference(name: str) -> cases.Call:
     return lambda **a: dict(zip(RESULTS[name], as_tuple(function(**a)), strict=True))
 
 
-def peer(**a: Any) -> Named:
+def peer(name: str, **a: Any) -> Named:
     before, fenced, after = a.pop("mean"), Fenced(), []
 
     def function(**rest: Any) -> Any:
         mean = fenced.copy(before)
         after.append(mean)
-        return arrays.peer_update(mean=mean.numpy(), **rest)
+        return getattr(arrays, name)(mean=mean.numpy(), **rest)
 
     (p,) = into_new_and_given(fenced, function, **keywords(a))
     assert torch.equal(*after)
     return {"p": torch.from_numpy(p), "mean": after[0]}
 
 
-def hybrid(**a: Any) -> Named:
+def hybrid(name: str, **a: Any) -> Named:
     before, fenced, after = a.pop("generator"), Fenced(), []
 
     def function(**rest: Any) -> Any:
         generator = fenced.copy(before)
         after.append(generator)
-        return arrays.hybrid_images(generator=generator.numpy(), **rest)
+        return getattr(arrays, name)(generator=generator.numpy(), **rest)
 
     results = into_new_and_given(fenced, function, **keywords(a))
     assert torch.equal(*after)
@@ -216,7 +222,6 @@ def learnt(t: arrays.Trained, a: Named) -> Named:
 
 def call_learner(name: str, a: Named, times: int = 1) -> tuple[arrays.Trained, Any, Any]:
     """Runs a learning function: what learned, what it returned, and what it kept in `out`."""
-    PARITY.add(name)
     fenced = Fenced()
     t = learner(a, fenced)
     rest = keywords({k: v for k, v in a.items() if k not in LEARNS})
@@ -233,14 +238,14 @@ def call_learner(name: str, a: Named, times: int = 1) -> tuple[arrays.Trained, A
     return t, returned, out
 
 
-def update(**a: Any) -> Named:
-    t, returned, _ = call_learner("shared_update" if "labels" in a else "layer_update", a)
+def update(name: str, **a: Any) -> Named:
+    t, returned, _ = call_learner(name, a)
     assert returned is None
     return learnt(t, a)
 
 
-def step(times: int = 1, **a: Any) -> Named:
-    t, returned, out = call_learner("shared_step" if "labels" in a else "layer_step", a, times)
+def step(name: str, times: int = 1, **a: Any) -> Named:
+    t, returned, out = call_learner(name, a, times)
     assert returned is None
     h, h_norm = (None, None) if out is None else map(torch.from_numpy, out)
     mean = None if a["peer_mean"] is None else torch.from_numpy(t.peer_mean)
@@ -248,12 +253,23 @@ def step(times: int = 1, **a: Any) -> Named:
     return learnt(t, a) | {"peer_mean": mean, "h": h, "h_norm": h_norm, "stats": stats}
 
 
-def head_step(**a: Any) -> Named:
-    t, logits, _ = call_learner("head_step", a)
+def head_step(name: str, **a: Any) -> Named:
+    t, logits, _ = call_learner(name, a)
     assert (t.stats[3:] == cases.STATS_BEFORE.numpy()[3:]).all()
     stats = torch.from_numpy(t.stats[:3]) - cases.STATS_BEFORE[:3]
     return {"logits": torch.from_numpy(logits)} | learnt(t, a) | {"stats": stats}
 
+
+# Functions that change some of their arguments.
+SPECIAL: dict[str, Callable[..., Named]] = {
+    "peer_update": peer,
+    "hybrid_images": hybrid,
+    "layer_update": update,
+    "shared_update": update,
+    "layer_step": step,
+    "shared_step": step,
+    "head_step": head_step,
+}
 
 # ------------------------------------------------------------------------------- the specification
 
@@ -297,13 +313,13 @@ def loss_cases() -> Iterator[Case]:
 
 
 def peer_cases() -> Iterator[Case]:
-    PARITY.add("peer_update")
+    both = operation("peer_update"), cases.peer_reference
     for shape in ((1, 1), (7, 3), (137, 65), (512, 300)):
         for dtype in (torch.float32, torch.float16):
             a = {"h": torch.randn(*shape).relu().to(dtype), "sign": cases.signs(shape[0]), "mean": torch.rand(shape[1])}
-            yield peer, cases.peer_reference, a | {"strength": 0.3, "momentum": 0.8}
+            yield *both, a | {"strength": 0.3, "momentum": 0.8}
     a["sign"] = -torch.ones(shape[0])
-    yield peer, cases.peer_reference, a | {"strength": 0.3, "momentum": 0.8}
+    yield *both, a | {"strength": 0.3, "momentum": 0.8}
 
 
 def shared_arguments(shape: tuple[int, ...], **options: Any) -> Named:
@@ -362,11 +378,11 @@ def label_cases() -> Iterator[Case]:
 
 
 def hybrid_cases() -> Iterator[Case]:
-    PARITY.add("hybrid_images")
+    both = operation("hybrid_images"), cases.hybrid_reference
     for images, (height, width), channels, blurs in ((0, (3, 3), 1, 1), (1, (1, 7), 3, 0), (5, (28, 28), 1, 6)):
         for dtype in (torch.float32, torch.float16):
             a = cases.hybrid_arguments(images, height, width, channels, blurs=blurs, dtype=dtype, drawn=7)
-            yield hybrid, cases.hybrid_reference, a
+            yield *both, a
 
 
 SUITE = {
@@ -398,31 +414,38 @@ def test_results(group, isa):
             assert same(a[name], value), f"{name} is an input"
 
 
-@every_optimiser
-def test_learning(optimiser, isa):
+def learning_cases(optimiser: str) -> Iterator[Case]:
     """Bias, peer term, kept activities, row weights and known norms, each on and off."""
-    assert arrays._arrays.cpu_path()[0] == isa
+    steps, updates = operation("layer_step"), operation("layer_update")
     for shape in SHAPES[:4]:
         for on in (False, True):
             options = {"optimiser": optimiser, "bias": on, "row_weight": on, "x_norm": not on}
             a = cases.step_arguments(*shape, peer=on, keep=not on, **options)
-            check_parity(step, cases.step_reference, a)
-            check_parity(update, cases.update_reference, cases.update_arguments(a, on))
+            yield steps, cases.step_reference, a
+            yield updates, cases.update_reference, cases.update_arguments(a, on)
+    steps, updates = operation("shared_step"), operation("shared_update")
     for i, shape in enumerate(SHARED):
         a = shared_arguments(shape, optimiser=optimiser, peer=i % 2 == 0, keep=i < 2, bias=i > 0, row_weight=i > 1)
-        check_parity(step, cases.step_reference, a)
-        check_parity(update, cases.update_reference, cases.update_arguments(a, i == 1))
+        yield steps, cases.step_reference, a
+        yield updates, cases.update_reference, cases.update_arguments(a, i == 1)
     for i, shape in enumerate([(1, [1], 1), (7, [5, 3], 4), (137, [65, 33, 1], 10)]):
         a = cases.head_step_arguments(*shape, optimiser, bias=i != 1, norm=ref.NORMS[i])
-        check_parity(head_step, cases.head_step_reference, a)
+        yield operation("head_step"), cases.head_step_reference, a
+
+
+@every_optimiser
+def test_learning(optimiser, isa):
+    assert arrays._arrays.cpu_path()[0] == isa
+    for case in learning_cases(optimiser):
+        check_parity(*case[:2], case[2])
 
 
 @every_kind
 def test_steps_of_every_kind(norm, goodness):
     for on in (False, True):
         options = {"optimiser": "sgd", "norm": norm, "goodness": goodness, "peer": on, "keep": on}
-        check_parity(step, cases.step_reference, cases.step_arguments(37, 50, 33, **options))
-        check_parity(step, cases.step_reference, shared_arguments(SHARED[3], **options))
+        check_parity(operation("layer_step"), cases.step_reference, cases.step_arguments(37, 50, 33, **options))
+        check_parity(operation("shared_step"), cases.step_reference, shared_arguments(SHARED[3], **options))
 
 
 def several_steps(times: int, **a: Any) -> Named:
@@ -440,20 +463,27 @@ def several_steps(times: int, **a: Any) -> Named:
 def test_several_steps(optimiser):
     """From a fresh start: state, count, peer mean and statistics carry over."""
     options = {"optimiser": optimiser, "fresh": True, "peer": True, "keep": True}
-    for a in (cases.step_arguments(23, 40, 17, x_norm=True, **options), shared_arguments(SHARED[1], **options)):
+    for name, a in (
+        ("layer_step", cases.step_arguments(23, 40, 17, x_norm=True, **options)),
+        ("shared_step", shared_arguments(SHARED[1], **options)),
+    ):
         a["lr"] = torch.tensor(0.01, dtype=torch.float64)
-        got = check_parity(lambda **a: step(4, **a), lambda **a: several_steps(4, **a), a, draws=4)
+        got = check_parity(functools.partial(step, name, 4), lambda **a: several_steps(4, **a), a, draws=4)
         assert int(got["step"]) == 4
         assert float(got["stats"][5]) == 4 * float((a["sign"] > 0).sum())
 
 
-def test_hard_labels_follow_the_definition():
-    PARITY.add("hard_labels")
+def hard_label_cases() -> Iterator[Case]:
     for dtype in (torch.float32, torch.float16):
         logits, labels, u = (3 * torch.randn(900, 7)).to(dtype), torch.randint(0, 7, (900,)), torch.rand(900)
         u[:100], u[100:200] = 1 - 2**-24, 0.0
-        got = operation("hard_labels")(logits=logits, labels=labels, u=u)["out"]
-        want = ref.hard_labels(logits, labels, u)
+        yield operation("hard_labels"), reference("hard_labels"), {"logits": logits, "labels": labels, "u": u}
+
+
+def test_hard_labels_follow_the_definition():
+    for call, by_definition, a in hard_label_cases():
+        got, want = call(**a)["out"], by_definition(**a)["out"]
+        logits, labels, u = a["logits"], a["labels"], a["u"]
         others = logits.double().masked_fill(torch.nn.functional.one_hot(labels, 7).bool(), -torch.inf)
         sure = (others.softmax(1).cumsum(1) - u.double()[:, None]).abs().amin(1) > 1e-6
         assert int(sure.sum()) > 600
@@ -462,12 +492,11 @@ def test_hard_labels_follow_the_definition():
 
 
 def test_every_function_is_compared_with_its_definition():
-    for make in SUITE.values():
+    """By the cases of test_results, test_learning and test_hard_labels_follow_the_definition."""
+    PARITY.clear()  # what other tests made does not count
+    for make in (*SUITE.values(), functools.partial(learning_cases, "adam"), hard_label_cases):
         list(make())
-    for name in ("layer_step", "shared_step", "layer_update", "shared_update", "head_step"):
-        assert callable(getattr(ref, name))  # test_learning
-    learning = {"layer_step", "shared_step", "layer_update", "shared_update", "head_step"}
-    assert PARITY | learning | {"hard_labels"} == FUNCTIONS
+    assert PARITY == FUNCTIONS
 
 
 def test_the_bound_can_fail():
@@ -477,7 +506,7 @@ def test_the_bound_can_fail():
     for name in ("weight", "bias", "weight_state", "h", "stats"):
 
         def worse(name: str = name, **arguments: Any) -> Named:
-            got = step(**arguments)
+            got = step("layer_step", **arguments)
             return got | {name: got[name] * (1 + 1e-3)}
 
         with pytest.raises(AssertionError, match=name):
@@ -491,15 +520,16 @@ def work() -> list[tuple[cases.Call, cases.Call, Named]]:
     """Large enough to be cut into parts."""
     predict = operation("predict_goodness"), reference("predict_goodness")
     gradient = cases.grad_arguments(cases.step_arguments(300, 250, 333), True)
+    shared = shared_arguments((100, 250, 333, 10, 3), optimiser="sgd", peer=True)
     return [
         (operation("layer_forward"), reference("layer_forward"), cases.layer_arguments(300, 250, 333)),
         (operation("layer_grad"), reference("layer_grad"), gradient),
         list(peer_cases())[-2],
-        (step, cases.step_reference, cases.step_arguments(300, 250, 333, peer=True, keep=True)),
-        (step, cases.step_reference, shared_arguments((100, 250, 333, 10, 3), optimiser="sgd", peer=True)),
+        (operation("layer_step"), cases.step_reference, cases.step_arguments(300, 250, 333, peer=True, keep=True)),
+        (operation("shared_step"), cases.step_reference, shared),
         (*predict, cases.predict_arguments(300, [250, 133, 70], 10)),
-        (head_step, cases.head_step_reference, cases.head_step_arguments(300, [250, 33], 10, "ema")),
-        (hybrid, cases.hybrid_reference, cases.hybrid_arguments(50, 28, 28, 3)),
+        (operation("head_step"), cases.head_step_reference, cases.head_step_arguments(300, [250, 33], 10, "ema")),
+        (operation("hybrid_images"), cases.hybrid_reference, cases.hybrid_arguments(50, 28, 28, 3)),
     ]
 
 
@@ -518,7 +548,8 @@ def test_products_do_not_depend_on_the_number_of_threads(isa):
     found = []
     for count in (1, 2, 3, 7):
         arrays.set_num_threads(count)
-        results = operation("layer_forward")(**a) | operation("shared_base")(**base) | hybrid(**images)
+        results = operation("layer_forward")(**a) | operation("shared_base")(**base)
+        results |= operation("hybrid_images")(**images)
         found.append(results | {"predicted": operation("predict_goodness")(**p)["goodness"]})
     for other in found[1:]:
         all_same(found[0], other)
@@ -526,11 +557,12 @@ def test_products_do_not_depend_on_the_number_of_threads(isa):
 
 def test_two_python_threads_at_once(count):
     arguments = [cases.step_arguments(200, 150, 120, peer=True, keep=True) for _ in range(2)]
-    alone = [step(**a) for a in arguments]
+    call = operation("layer_step")
+    alone = [call(**a) for a in arguments]
     results: list[list[Named]] = [[], []]
 
     def learn(i: int) -> None:
-        results[i].extend(step(**arguments[i]) for _ in range(8))
+        results[i].extend(call(**arguments[i]) for _ in range(8))
 
     workers = [threading.Thread(target=learn, args=(i,)) for i in range(2)]
     for worker in workers:
@@ -562,8 +594,11 @@ def test_outputs_belong_to_the_thread_that_gave_them():
     assert right == {True: 100, False: 100}
 
 
-def test_other_python_threads_run_during_a_product():
-    x, w = np.ones((1500, 3000), np.float32), np.ones((2000, 3000), np.float32)
+@pytest.mark.parametrize("shape", [(1500, 3000, 2000), (5000, 1, 9000)], ids=["product", "rows"])
+def test_other_python_threads_run_meanwhile(shape):
+    """During the product, and during what is done row by row."""
+    rows, inputs, units = shape
+    x, w = np.ones((rows, inputs), np.float32), np.ones((units, inputs), np.float32)
     out = arrays.layer_forward(x, w)
     ticks: list[float] = []
     done = threading.Event()
@@ -899,7 +934,7 @@ def test_nan_in_a_step_reaches_the_weights(name):
         a = shared_arguments((6, 8, 5, 3, 2), optimiser="sgd", row_weight=False)
     a["x"][2, 5] = float("nan")
     a["sign"] = torch.ones_like(a["sign"])
-    got, want = step(**a), cases.step_reference(**to_double(a))
+    got, want = operation(name)(**a), cases.step_reference(**to_double(a))
     for key in ("weight", "bias", "weight_state"):
         assert torch.equal(got[key].isnan(), want[key].isnan()), key
     assert got["bias"].isnan().all()

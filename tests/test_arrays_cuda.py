@@ -261,6 +261,48 @@ def test_waits_for_the_stream_of_every_array_and_hands_it_back(
     assert int(trained.steps.get()) == steps + 1
 
 
+def test_a_copy_on_a_stream_is_waited_for_as_well(
+    graphs: Graphs, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later array of a stream that was waited for already is made contiguous there: that copy counts too.
+
+    The stream begins to capture with the copy, so launches that do not wait for it run at once.
+    """
+    trained, x, _ = ready_to_learn(random)
+    scale, coef = DeviceArray(floats(random, N)), DeviceArray(floats(random, N))
+    h = DeviceArray(floats(random, M, N)).T
+    made = DeviceArray(np.ascontiguousarray(h.get()))
+    arrays.layer_update(trained, x, made, scale, coef)  # the kernels are loaded
+    origin, x.stream = graphs.stream(), graphs.stream()
+    trained.weight.stream = made.stream = origin  # the weights are waited for first
+    ptxsim = emulated.load()
+    graph: list[int] = []
+    capture = graphs.capture(origin, graph)
+
+    def contiguous(array: Any) -> Any:
+        capture.__enter__()
+        ptxsim.driver_clear()
+        return made
+
+    monkeypatch.setattr(namespace(SM80), "ascontiguousarray", staticmethod(contiguous))
+    arrays.layer_update(trained, x, h, scale, coef)
+    assert not ptxsim.driver_last_stats()
+    capture.__exit__(None, None, None)
+    graphs.replay(graph[0], origin)
+    assert ptxsim.driver_last_stats()
+
+
+def test_a_shared_step_can_be_captured(graphs: Graphs, random: np.random.Generator) -> None:
+    """Nothing in it comes from the host."""
+    x, labels = DeviceArray(floats(random, N, K)), DeviceArray(random.integers(0, C, (2, N)))
+    sign = DeviceArray(np.repeat(np.float32([1, -1]), N))
+    trained = arrays.Trained(DeviceArray(weights(random, M, K)), lr=0.01)
+    arrays.shared_step(trained, x, labels, sign, classes=C)
+    x.stream = graphs.stream()
+    assert captured(graphs, x.stream, lambda: arrays.shared_step(trained, x, labels, sign, classes=C)) >= 6
+    assert int(trained.steps.get()) == 2
+
+
 def test_launches_on_the_stream_of_the_first_array(graphs: Graphs, random: np.random.Generator) -> None:
     trained, x, sign = ready_to_learn(random)
     capturing, running = graphs.stream(), graphs.stream()
@@ -459,6 +501,8 @@ def test_odd_interfaces(random: np.random.Generator) -> None:
         arrays.layer_forward(x, Bare(w, mask=w))
     with pytest.raises(ValueError, match="weight is another dtype"):
         arrays.layer_forward(x, Bare(w, typestr=">f4"))
+    with pytest.raises(ValueError, match="2 dimensions and 1 strides"):
+        arrays.layer_forward(x, Bare(w, strides=(4,)))
     with pytest.raises(ValueError, match="stride of 6 bytes"):
         arrays.layer_forward(x, Bare(w, strides=(6, 4)))
     with pytest.raises(ValueError, match="not aligned"):

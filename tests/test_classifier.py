@@ -5,8 +5,11 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -208,10 +211,19 @@ def test_partial_fit_of_a_part_of_the_classes(blobs: tuple[Any, Any]) -> None:
     assert model.predict_proba(x).shape == (120, 3)
 
 
-def test_pickle_goes_on_with_the_same_bits(blobs: tuple[Any, Any]) -> None:
+def by_joblib(model: FFClassifier, folder: Path) -> FFClassifier:
+    """As scikit-learn's models are usually kept; arrays that were one and the same are two after that."""
+    joblib.dump(model, folder / "model")
+    return joblib.load(folder / "model")
+
+
+@pytest.mark.parametrize(
+    "stored", [lambda model, _: pickle.loads(pickle.dumps(model)), by_joblib, lambda model, _: deepcopy(model)]
+)
+def test_a_stored_model_goes_on_with_the_same_bits(stored: Any, blobs: tuple[Any, Any], tmp_path: Path) -> None:
     x, y = blobs
     model = small(max_iter=3).fit(x, y)
-    copy = pickle.loads(pickle.dumps(model))
+    copy = stored(model, tmp_path)
     np.testing.assert_array_equal(copy.predict_proba(x), model.predict_proba(x))
     assert same(copy.partial_fit(x, y), model.partial_fit(x, y))
     assert (copy.predict_proba(x) == model.predict_proba(x)).all()

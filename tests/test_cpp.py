@@ -5,19 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sysconfig
 from pathlib import Path
 
 import numpy as np
 import pytest
+from emulated.toolkit import build_tool
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def tool(name: str) -> str:
-    path = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
-    assert path, f"{name} is needed: pip install {name}"
-    return path
 
 
 def run(*command: str | Path) -> str:
@@ -28,15 +22,15 @@ def run(*command: str | Path) -> str:
 
 def configure(source: Path, folder: Path, *options: str) -> Path:
     run(
-        *(tool("cmake"), "-S", source, "-B", folder, "-G", "Ninja"),
-        *(f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", *options),
+        *(build_tool("cmake"), "-S", source, "-B", folder, "-G", "Ninja"),
+        *(f"-DCMAKE_MAKE_PROGRAM={build_tool('ninja')}", *options),
     )
     return folder
 
 
 def build(folder: Path, *options: str, target: str = "all") -> Path:
     configure(ROOT, folder, "-DFFKERN_TORCH=OFF", *options)
-    run(tool("cmake"), "--build", folder, "-j", "2", "--target", target)
+    run(build_tool("cmake"), "--build", folder, "-j", "2", "--target", target)
     return folder
 
 
@@ -62,7 +56,7 @@ def shared(core: Path) -> Path:
 def package(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The prefix of an installed library."""
     folder = request.getfixturevalue("core" if request.param == "static" else "shared")
-    run(tool("cmake"), "--install", folder, "--prefix", tmp_path / "prefix")
+    run(build_tool("cmake"), "--install", folder, "--prefix", tmp_path / "prefix")
     return tmp_path / "prefix"
 
 
@@ -120,12 +114,12 @@ def test_installed_core_can_be_found_and_linked(package: Path, tmp_path: Path) -
         "add_executable(app test_core.cpp)\ntarget_link_libraries(app ffkern::ffkern)\n"
     )
     configure(app, app / "build", f"-DCMAKE_PREFIX_PATH={package}")
-    run(tool("cmake"), "--build", app / "build")
+    run(build_tool("cmake"), "--build", app / "build")
     run(app / "build" / "app")
 
 
 def test_installed_package_has_the_version(core: Path, tmp_path: Path) -> None:
-    run(tool("cmake"), "--install", core, "--prefix", tmp_path / "prefix")
+    run(build_tool("cmake"), "--install", core, "--prefix", tmp_path / "prefix")
     version = cached(core, "CMAKE_PROJECT_VERSION")
     major, minor, _ = version.split(".")
     for wanted, found in ((version, True), (f"{major}.{minor}", True), (f"{major}.{int(minor) + 1}", False)):
@@ -133,8 +127,8 @@ def test_installed_package_has_the_version(core: Path, tmp_path: Path) -> None:
             "cmake_minimum_required(VERSION 3.24)\nproject(app CXX)\n"
             f'find_package(ffkern {wanted})\nmessage(STATUS "found: ${{ffkern_FOUND}} ${{ffkern_VERSION}}")\n'
         )
-        command = [tool("cmake"), "-S", tmp_path, "-B", tmp_path / "build", "-G", "Ninja"]
-        command += [f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}"]
+        command = [build_tool("cmake"), "-S", tmp_path, "-B", tmp_path / "build", "-G", "Ninja"]
+        command += [f"-DCMAKE_MAKE_PROGRAM={build_tool('ninja')}", f"-DCMAKE_PREFIX_PATH={tmp_path / 'prefix'}"]
         text = run(*command)
         assert (f"found: 1 {version}" in text) == found, text
 
@@ -143,7 +137,7 @@ def test_installed_headers_compile_alone(core: Path, tmp_path: Path) -> None:
     """Those of the CUDA kernels too, which need neither nvcc nor CUDA's own: configured only, nothing is built."""
     options = "-DFFKERN_TORCH=OFF", "-DFFKERN_CUDA=ON", f"-DFFKERN_NVCC={shutil.which('true')}"
     folder = configure(ROOT, tmp_path / "build", *options)
-    run(tool("cmake"), "--install", folder, "--component", "headers", "--prefix", tmp_path / "prefix")
+    run(build_tool("cmake"), "--install", folder, "--component", "headers", "--prefix", tmp_path / "prefix")
     include = tmp_path / "prefix" / "include" / "ffkern"
     headers = sorted(include.rglob("*.h"))
     assert {h.parent.name for h in headers} == {"core", "cpu", "cuda"}
@@ -159,7 +153,7 @@ def test_example_learns_digits(package: Path, tmp_path: Path) -> None:
     digits = datasets.load_digits()
     np.savetxt(tmp_path / "digits.csv", np.c_[digits.data, digits.target], "%d", ",")
     folder = configure(ROOT / "examples" / "cpp", tmp_path / "example", f"-DCMAKE_PREFIX_PATH={package}")
-    run(tool("cmake"), "--build", folder)
+    run(build_tool("cmake"), "--build", folder)
     output, again = (run(folder / "digits", tmp_path / "digits.csv", "30", "0", "1") for _ in range(2))
     assert output == again, "the same seed gave two results"
     accuracy = re.search(r"test accuracy: ([\d.]+)", output)

@@ -27,15 +27,12 @@ from emulated.graphs import Graphs
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from bench import cases, cuda_timing, gate, gpu, gpu_report, operations, report, run, traffic
+from bench.cuda_timing import Ceilings, Rig
+from bench.eager import EagerStep
+from bench.fused import FusedStep
+
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))  # the benchmark is not installed; it runs from the root
-
-from bench import cases, cuda_timing, gate, gpu, gpu_report, operations, report, run, traffic  # noqa: E402
-from bench.cuda_timing import Ceilings, Rig  # noqa: E402
-from bench.eager import EagerStep  # noqa: E402
-from bench.fused import FusedStep  # noqa: E402
-
 TINY: list[gpu.GpuCase] = [
     cases.StepCase(24, 40, 16),
     cases.StepCase(24, 40, 16, shared=True),
@@ -561,8 +558,8 @@ def test_the_readme_shows_the_results_that_are_there():
 def somewhere(monkeypatch, tmp_path) -> Path:
     """A GPU that does not exist, tiny cases, and folders of the test's own."""
     (tmp_path / "README.md").write_text(f"{gpu_report.BEGIN}\n{gpu_report.END}\n")
-    monkeypatch.setattr(gpu_report, "ROOT", tmp_path)
-    monkeypatch.setattr(gpu_report, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "README", tmp_path / "README.md")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(gpu_report.stored, "__defaults__", (tmp_path / "results",))
     monkeypatch.setattr(gpu, "describe_gpu", lambda: SLOW)
     monkeypatch.setattr(gpu, "all_cases", lambda quick: [TINY[0], TINY_OPERATIONS[0]])
@@ -600,17 +597,18 @@ def test_a_failed_case_is_an_exit_status(somewhere, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("arguments", "message"),
     [
-        ({"png": Path("x.png")}, "--png: there is a chart of CPU results only"),
-        ({"filter": "nothing"}, "--filter nothing: no case has this in its name"),
-        ({"readme": True}, "--readme: README.md has no <!-- gpu:begin -->"),
+        (["--png", "x.png"], "--png: there is a chart of CPU results only"),
+        (["--filter", "nothing"], "--filter nothing: no case has this in its name"),
+        (["--readme"], "--readme: {readme} has no <!-- gpu:begin -->"),
     ],
 )
-def test_what_a_run_refuses(somewhere, changes, message, capsys):
+def test_what_a_run_refuses(somewhere, monkeypatch, arguments, message, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     (somewhere / "README.md").write_text("nothing")
-    assert gpu.run(options(**changes), ORIGIN, a_rig()) == 2
-    assert capsys.readouterr().err == message + "\n"
+    assert run.main(["--device", "cuda", *arguments]) == 2
+    assert capsys.readouterr().err == message.format(readme=somewhere / "README.md") + "\n"
 
 
 # ------------------------------------------------------------ test_gpu.py on stand-ins

@@ -8,19 +8,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the benchmark is not installed; it runs from the root
-
-from bench import gpu_counts, gpu_model  # noqa: E402
-from bench.cases import PredictCase, StepCase  # noqa: E402
-from bench.gpu_counts import Counts, Device, Launch  # noqa: E402
-from bench.gpu_model import ASSUMPTIONS, CARDS, Card  # noqa: E402
+from bench import gpu_counts, gpu_model
+from bench.cases import PredictCase, StepCase
+from bench.gpu_counts import Counts, Device, Launch
+from bench.gpu_model import ASSUMPTIONS, CARDS, Card
 
 pytestmark = pytest.mark.emulated
 
@@ -60,6 +56,50 @@ def test_nothing_predicted_looks_measured() -> None:
         assert "predicted, not measured" in before
     for line in text.splitlines():
         assert len(line) <= 120 or line.startswith("|")
+
+
+def recounted(counts: Counts, kernel: str, **changes: Any) -> Counts:
+    """Counts in which launches of some kernels are others: numbers are factors."""
+
+    def changed(launch: Launch) -> Launch:
+        if not launch.kernel.startswith(kernel):
+            return launch
+        new = {k: int(getattr(launch, k) * v) if isinstance(v, float) else v for k, v in changes.items()}
+        return dataclasses.replace(launch, **new)
+
+    fused = [dataclasses.replace(c, launches=tuple(map(changed, c.launches))) for c in counts.fused]
+    return dataclasses.replace(counts, fused=tuple(fused))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "changes", "claim"),
+    [
+        ("gradient_bf16_128", {"instructions": 0.5}, "bound by issue on A100 and H100"),
+        ("gradient_bf16_128", {"flops": 1.5}, "bound by issue on A100 and H100"),
+        ("gradient_bf16_128", {"fit": 2, "shared": 0.5}, "two warps a scheduler"),
+        ("forward_bf16_128", {"wavefronts": 1.2}, "within a few per cent"),
+        ("forward_bf16_128", {"grid": (500, 1, 1)}, "a block for each of 32 x 16 tiles"),
+        ("finish", {"instructions": 15.0}, "next to nothing"),
+        ("columns", {"instructions": 1000.0}, "is constants"),
+        ("sums", {"fp64": 0.1}, "bound by float64 on RTX 4090 alone"),
+        ("gradient_bf16_64", {"shared": 0.5}, "one block"),
+        ("gradient_bf16_64", {"threads": 256}, "four warps"),
+    ],
+)
+def test_a_recount_that_contradicts_the_words_is_refused(
+    kernel: str, changes: dict[str, Any], claim: str, stored: Counts
+) -> None:
+    with pytest.raises(ValueError, match=f"the counts no longer say that .*{claim}"):
+        gpu_model.page(recounted(stored, kernel, **changes))
+
+
+def test_what_the_page_says_of_predictions_and_optimisers_is_asked(stored: Counts) -> None:
+    fused = [dataclasses.replace(c, repeats=9) for c in stored.fused]
+    with pytest.raises(ValueError, match="ten equal blocks"):
+        gpu_model.page(dataclasses.replace(stored, fused=tuple(fused)))
+    eager = [dataclasses.replace(c, fused_adam=3) for c in stored.eager]
+    with pytest.raises(ValueError, match="two launches"):
+        gpu_model.page(dataclasses.replace(stored, eager=tuple(eager)))
 
 
 # ------------------------------------------------------------------------------- the counts

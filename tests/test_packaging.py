@@ -125,7 +125,8 @@ def test_sdist_holds_everything_that_the_build_reads(sdist: Path) -> None:
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "csrc").rglob("*") if p.is_file()}
     sources |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "ffkern").rglob("*.py")}
     assert sources <= names
-    top = {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"}
+    top = {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "Makefile"}
+    top |= {"requirements-dev.txt", "requirements-cuda.txt"}
     assert top <= names
     assert not [n for n in names if re.search(r"\.(so|o|pyc)$|^build/|\.venv", n)]
 
@@ -180,8 +181,11 @@ def test_libraries_need_what_they_may(kind: str, name: str, tmp_path: Path, requ
     assert not [s for s in undefined if re.search(forbidden, s)]
 
 
-def test_the_shared_library_shows_its_interface_alone(wheel: Path, tmp_path: Path) -> None:
-    zipfile.ZipFile(wheel).extract("ffkern/libffkern.so", tmp_path)
+@pytest.mark.parametrize("kind", ["wheel", "cuda_wheel"])
+def test_the_shared_library_shows_its_interface_alone(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    zipfile.ZipFile(request.getfixturevalue(kind)).extract("ffkern/libffkern.so", tmp_path)
     lines = succeed("nm", "-D", "-C", "--defined-only", tmp_path / "ffkern/libffkern.so").splitlines()
     functions = {line.split(maxsplit=2)[2].split("(")[0] for line in lines if line.split()[1] == "T"}
     assert functions
@@ -359,3 +363,22 @@ def test_version_is_the_same_everywhere(sdist: Path) -> None:
     text = (ROOT / "ffkern" / "_version.py").read_text()
     (version,) = re.findall(r'__version__ = "(.*)"', text)
     assert sdist.name == f"ffkern-{version}.tar.gz"
+
+
+NAMES = """
+import sys, ffkern
+assert not {"torch", "numpy"} & set(sys.modules), "import ffkern imports more than itself"
+assert not hasattr(ffkern, "nope") and not hasattr(ffkern, "_nope")
+for name in ffkern._FROM:
+    assert getattr(ffkern, name).__name__ == name, name
+    assert name in dir(ffkern), name
+for name in ffkern.__all__:
+    assert getattr(ffkern, name) is getattr(ffkern, name), name
+assert ffkern.plot.__name__ == "ffkern.plot"
+from ffkern import *
+FFNet, ops.layer_forward, trainer.Trainer
+"""
+
+
+def test_names_are_imported_when_they_are_used() -> None:
+    succeed(sys.executable, "-c", NAMES)

@@ -9,28 +9,34 @@
 #include <vector>
 
 #include "core/types.h"
-#include "host.h"
+#include "frontend.h"
 
 namespace ffkern::binding {
 
-using host::MaybeTensor;
-using host::ScalarType;
-using host::Tensor;
+using frontend::MaybeTensor;
+using frontend::ScalarType;
+using frontend::Tensor;
 
 template <class... Parts>
 [[noreturn]] void refuse(const char* op, const Parts&... parts) {
   std::ostringstream text;
-  text << host::kPrefix << op << ": ";
+  text << frontend::kPrefix << op << ": ";
   (text << ... << parts);
-  host::refuse(text.str());
+  frontend::refuse(text.str());
+}
+
+inline std::string shape_text(const std::vector<int64_t>& shape) {
+  std::ostringstream text;
+  text << '[';
+  for (size_t i = 0; i < shape.size(); ++i) text << (i ? ", " : "") << shape[i];
+  text << ']';
+  return text.str();
 }
 
 inline std::string shape_text(const Tensor& t) {
-  std::ostringstream text;
-  text << '[';
-  for (int64_t i = 0; i < t.dim(); ++i) text << (i ? ", " : "") << t.size(i);
-  text << ']';
-  return text.str();
+  std::vector<int64_t> shape;
+  for (int64_t i = 0; i < t.dim(); ++i) shape.push_back(t.size(i));
+  return shape_text(shape);
 }
 
 inline const char* dtype_text(ScalarType type) {
@@ -84,7 +90,7 @@ inline void check_shape(const char* op, const char* name, const Tensor& t, std::
 /// Refuses a tensor that cannot be written in place: no copy may stand in for it.
 inline void check_in_place(const char* op, const char* name, const Tensor& t) {
   if (!t.is_contiguous()) refuse(op, name, " is not contiguous; it is updated in place, so pass a contiguous tensor");
-  if (!host::writable(t)) refuse(op, name, " is read-only; it is updated in place");
+  if (!frontend::writable(t)) refuse(op, name, " is read-only; it is updated in place");
 }
 
 /// Refuses an output whose memory an input shares: kernels read the one while they write the other. Views with gaps may
@@ -173,6 +179,48 @@ inline int64_t gradient_units(const char* op, const Tensor& x, const Tensor& h) 
     refuse(op, "x has shape ", shape_text(x), " and h ", shape_text(h), "; expected matrices [rows, K] and [rows, M]");
   }
   return h.size(1);
+}
+
+inline LayerKind gradient_kind(const char* op, const std::string& goodness) {
+  return {Norm::kNone, 0.0f, parse_goodness(op, goodness)};
+}
+
+inline void check_rows(const char* op, const char* name, int64_t rows) {
+  if (rows < 1) refuse(op, name, " has no rows; expected at least one row to learn from");
+}
+
+inline void check_peer_mean(const char* op, double strength, const MaybeTensor& mean) {
+  if (strength != 0 && !mean.has_value()) {
+    refuse(op, "peer_strength is ", strength, " but peer_mean is None; expected both");
+  }
+}
+
+/// Weights and biases of a network: one each a layer, and the units of a layer are the inputs of the next.
+inline void check_stack(const char* op, const std::vector<Tensor>& weights, const std::vector<MaybeTensor>& biases) {
+  if (weights.empty()) refuse(op, "weights is empty; expected one matrix per layer");
+  if (biases.size() != weights.size()) {
+    refuse(op, "biases has ", biases.size(), " entries; expected ", weights.size(), ", one per layer (None for none)");
+  }
+  for (size_t l = 1; l < weights.size(); ++l) {
+    if (weights[l - 1].dim() != 2 || weights[l].dim() != 2) continue;  // refused by what reads matrices
+    if (weights[l].size(1) == weights[l - 1].size(0)) continue;
+    refuse(op, "weights[", l, "] has shape ", shape_text(weights[l]), "; expected [*, ", weights[l - 1].size(0),
+           "] to match the layer before");
+  }
+}
+
+/// Activities and norms of the layers that a head reads.
+inline void check_layers(const char* op, const std::vector<Tensor>& h, const std::vector<Tensor>& h_norm) {
+  if (h.empty() || h.size() != h_norm.size()) {
+    refuse(op, "h has ", h.size(), " and h_norm ", h_norm.size(), " tensors; expected one of each per layer");
+  }
+}
+
+/// A label is written into the inputs, or into `extra` ones before them.
+inline void check_label_room(const char* op, int64_t classes, int64_t inputs, int64_t extra) {
+  if (classes < 1 || (extra == 0 && classes > inputs)) {
+    refuse(op, "classes is ", classes, "; expected 1 to ", inputs, ", the number of inputs");
+  }
 }
 
 /// A layer of these sizes alone, for asking how much workspace it wants.

@@ -1,5 +1,5 @@
 // The operations on the CPU: checks, dtype conversion, outputs and scratch, and nothing else. Schemas live in
-// ffkern/ops.py; the kernels in csrc/cpu know neither host nor tensors.
+// ffkern/ops.py; the kernels in csrc/cpu know neither frontend nor tensors.
 #include <algorithm>
 #include <tuple>
 
@@ -18,14 +18,16 @@ bool is_storage_dtype(ScalarType type) {
   return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
 }
 
-Tensor as_float(const Tensor& t) { return t.scalar_type() == ScalarType::Float ? t : host::to(t, ScalarType::Float); }
+Tensor as_float(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Float ? t : frontend::to(t, ScalarType::Float);
+}
 
 Tensor float_result(const char* name, const Tensor& like, std::initializer_list<int64_t> shape) {
-  return host::result(name, like, shape, ScalarType::Float);
+  return frontend::result(name, like, shape, ScalarType::Float);
 }
 
 float* scratch_of(Tensor& holder, const Tensor& like, int64_t floats) {
-  holder = host::scratch(like, {floats > 0 ? floats : 1}, ScalarType::Float);
+  holder = frontend::scratch(like, {floats > 0 ? floats : 1}, ScalarType::Float);
   return holder.mutable_data_ptr<float>();
 }
 
@@ -46,7 +48,7 @@ void check_matrix(const char* op, const char* name, const Tensor& t) {
 int64_t contiguous_rows(Tensor& hold) {
   const int64_t rows = hold.size(0), cols = hold.size(1);
   const bool in_place = (hold.stride(1) == 1 || cols == 1) && (rows <= 1 || hold.stride(0) >= cols);
-  if (!in_place) hold = host::contiguous(hold);
+  if (!in_place) hold = frontend::contiguous(hold);
   return rows <= 1 || !in_place ? (cols > 0 ? cols : 1) : hold.stride(0);
 }
 
@@ -68,7 +70,7 @@ struct Matrix {
   /// For kernels that take the matrix as one block without a pitch.
   void make_dense() {
     if (pitch == cols) return;
-    hold = host::contiguous(hold);
+    hold = frontend::contiguous(hold);
     data = hold.const_data_ptr<float>();
     pitch = cols;
   }
@@ -83,7 +85,7 @@ struct Vector {
   Vector(const char* op, const char* name, const Tensor& t, int64_t length) {
     check_storage(op, name, t);
     check_shape(op, name, t, {length});
-    hold = host::contiguous(as_float(t));
+    hold = frontend::contiguous(as_float(t));
     data = hold->const_data_ptr<float>();
   }
   Vector(const char* op, const char* name, const MaybeTensor& t, int64_t length) {
@@ -108,6 +110,7 @@ float* writable(const char* op, const char* name, const MaybeTensor& t, std::ini
 }
 
 double* writable_stats(const char* op, const Tensor& t, int64_t count) {
+  if (!t.is_cpu()) refuse(op, "stats is on another device; expected the CPU, as x is");
   check_dtype(op, "stats", t, ScalarType::Double);
   check_shape(op, "stats", t, {count});
   check_in_place(op, "stats", t);
@@ -123,7 +126,7 @@ struct Labels {
   Labels(const char* op, const char* name, const Tensor& t, int64_t classes, int64_t lowest) : hold(t) {
     if (!t.is_cpu()) refuse(op, name, " is on another device; expected the CPU");
     check_dtype(op, name, t, ScalarType::Long);
-    hold = host::contiguous(t);
+    hold = frontend::contiguous(t);
     data = hold.const_data_ptr<int64_t>();
     count = hold.numel();
     for (int64_t i = 0; i < count; ++i) {
@@ -212,14 +215,14 @@ struct NewActivities {
     if (like.scalar_type() == ScalarType::Float) {
       h = float_result("h", like, {rows, units});
     } else {
-      low = host::result("h", like, {rows, units}, like.scalar_type());
-      h = host::scratch(like, {rows, units}, ScalarType::Float);
+      low = frontend::result("h", like, {rows, units}, like.scalar_type());
+      h = frontend::scratch(like, {rows, units}, ScalarType::Float);
     }
     out = {h.mutable_data_ptr<float>(), goodness.mutable_data_ptr<float>(), scale.mutable_data_ptr<float>(),
            h_norm.mutable_data_ptr<float>()};
   }
   std::tuple<Tensor, Tensor, Tensor, Tensor> results() const {
-    if (low.has_value()) host::copy(*low, h);
+    if (low.has_value()) frontend::copy(*low, h);
     return {low.has_value() ? *low : h, goodness, scale, h_norm};
   }
 };
@@ -264,7 +267,7 @@ struct Update {
 
   /// Brings the copy in low precision up to date; the products here read the float32 weights.
   void end() {
-    if (low.has_value()) host::copy(*low, weight);
+    if (low.has_value()) frontend::copy(*low, weight);
   }
 };
 
@@ -313,7 +316,7 @@ Four layer_forward(const Tensor& x, const Tensor& weight, const MaybeTensor& bia
   const char* op = "layer_forward";
   const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
   NewActivities result(x, in.layer.images, in.layer.units);
-  cpu::forward(host::provider(), in.layer, result.out);
+  frontend::compute([&] { cpu::forward(frontend::provider(), in.layer, result.out); });
   return result.results();
 }
 
@@ -324,8 +327,8 @@ void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bi
   const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, kind));
   check_apart(op, "h", h, "x", x);
   check_apart(op, "h", h, "weight", weight);
-  cpu::forward(host::provider(), in.layer,
-               writable_activities(op, in.layer.images, in.layer.units, h, goodness, scale, h_norm));
+  const cpu::Activities out = writable_activities(op, in.layer.images, in.layer.units, h, goodness, scale, h_norm);
+  frontend::compute([&] { cpu::forward(frontend::provider(), in.layer, out); });
 }
 
 std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes) {
@@ -335,7 +338,9 @@ std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, in
   in.layer.classes = classes;
   Tensor base = float_result("base", x, {in.layer.images, in.layer.units});
   Tensor norm = float_result("rest_norm", x, {in.layer.images});
-  cpu::base_product(host::provider(), in.layer, base.mutable_data_ptr<float>(), norm.mutable_data_ptr<float>());
+  frontend::compute([&] {
+    cpu::base_product(frontend::provider(), in.layer, base.mutable_data_ptr<float>(), norm.mutable_data_ptr<float>());
+  });
   return {base, norm};
 }
 
@@ -382,8 +387,8 @@ Four shared_variants(const Tensor& base, const Tensor& rest_norm, const Tensor& 
                          parse_kind(op, norm, eps, goodness));
   NewActivities result(base, in.layer.rows(), in.layer.units);
   Tensor hold;
-  cpu::variants(host::provider(), in.layer, in.base.data, result.out,
-                scratch_of(hold, base, cpu::label_floats(in.layer)));
+  float* columns = scratch_of(hold, base, cpu::label_floats(in.layer));
+  frontend::compute([&] { cpu::variants(frontend::provider(), in.layer, in.base.data, result.out, columns); });
   return result.results();
 }
 
@@ -395,7 +400,8 @@ void shared_variants_(const Tensor& base, const Tensor& rest_norm, const Tensor&
   const VariantInputs in(op, base, rest_norm, weight, bias, labels, overlay, classes, parse_kind(op, norm, eps, kind));
   const cpu::Activities out = writable_activities(op, in.layer.rows(), in.layer.units, h, goodness, scale, h_norm);
   Tensor hold;
-  cpu::variants(host::provider(), in.layer, in.base.data, out, scratch_of(hold, base, cpu::label_floats(in.layer)));
+  float* columns = scratch_of(hold, base, cpu::label_floats(in.layer));
+  frontend::compute([&] { cpu::variants(frontend::provider(), in.layer, in.base.data, out, columns); });
 }
 
 // ---- operations: learning
@@ -407,9 +413,10 @@ std::tuple<Tensor, Tensor, Tensor> local_loss(const Tensor& goodness, const Tens
   const int64_t rows = goodness.size(0);
   const Vector g(op, "goodness", goodness, rows), s(op, "sign", sign, rows), w(op, "row_weight", row_weight, rows);
   Tensor loss = float_result("loss", goodness, {}), coef = float_result("coef", goodness, {rows});
-  Tensor stats = host::result("stats", goodness, {kStatCount}, ScalarType::Double);
-  cpu::local_loss(rows, g.data, lesson_of(s, w, op, threshold, temperature), coef.mutable_data_ptr<float>(),
-                  stats.mutable_data_ptr<double>());
+  Tensor stats = frontend::result("stats", goodness, {kStatCount}, ScalarType::Double);
+  const cpu::Lesson lesson = lesson_of(s, w, op, threshold, temperature);
+  frontend::compute(
+      [&] { cpu::local_loss(rows, g.data, lesson, coef.mutable_data_ptr<float>(), stats.mutable_data_ptr<double>()); });
   *loss.mutable_data_ptr<float>() = static_cast<float>(stats.const_data_ptr<double>()[kStatLoss]);
   return {loss, coef, stats};
 }
@@ -421,10 +428,13 @@ Tensor peer_update_(const Tensor& h, const Tensor& sign, const Tensor& mean, dou
   const Vector s(op, "sign", sign, activities.rows);
   float* m = writable(op, "mean", mean, {activities.cols});
   Tensor p = float_result("p", h, {activities.cols}), hold;
-  const cpu::Provider provider = host::provider();
-  cpu::peer_update(provider, activities.rows, activities.cols, activities.data, s.data,
-                   peer_params(op, strength, momentum), m, p.mutable_data_ptr<float>(),
-                   scratch_of(hold, h, provider.threads * 2 * activities.cols));
+  const cpu::Provider provider = frontend::provider();
+  const PeerParams params = peer_params(op, strength, momentum);
+  float* memory = scratch_of(hold, h, provider.threads * 2 * activities.cols);
+  frontend::compute([&] {
+    cpu::peer_update(provider, activities.rows, activities.cols, activities.data, s.data, params, m,
+                     p.mutable_data_ptr<float>(), memory);
+  });
   return p;
 }
 
@@ -433,15 +443,13 @@ std::tuple<Tensor, Tensor> gradient(const char* op, const LayerInputs& in, const
   const KeptActivities kept(op, in.layer, h, scale, coef, sign, peer);
   Tensor dweight = float_result("dweight", h, {in.layer.units, in.layer.inputs});
   Tensor dbias = float_result("dbias", h, {in.layer.units}), hold;
-  const cpu::Provider provider = host::provider();
-  cpu::gradient(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data,
-                dweight.mutable_data_ptr<float>(), dbias.mutable_data_ptr<float>(),
-                scratch_of(hold, h, cpu::update_floats(provider, in.layer)));
+  const cpu::Provider provider = frontend::provider();
+  float* memory = scratch_of(hold, h, cpu::update_floats(provider, in.layer));
+  frontend::compute([&] {
+    cpu::gradient(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data,
+                  dweight.mutable_data_ptr<float>(), dbias.mutable_data_ptr<float>(), memory);
+  });
   return {dweight, dbias};
-}
-
-LayerKind gradient_kind(const char* op, const std::string& goodness) {
-  return {Norm::kNone, 0.0f, parse_goodness(op, goodness)};
 }
 
 std::tuple<Tensor, Tensor> layer_grad(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef,
@@ -463,10 +471,12 @@ std::tuple<Tensor, Tensor> shared_grad(const Tensor& x, const Tensor& h, const T
 void update(const char* op, const LayerInputs& in, const Tensor& h, const Tensor& scale, const Tensor& coef,
             const MaybeTensor& sign, const MaybeTensor& peer, const Tensor& workspace, Update change) {
   const KeptActivities kept(op, in.layer, h, scale, coef, sign, peer);
-  const cpu::Provider provider = host::provider();
+  const cpu::Provider provider = frontend::provider();
   float* memory = workspace_of(op, workspace, cpu::update_floats(provider, in.layer));
-  cpu::update(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data, change.begin(),
-              change.trained, memory);
+  frontend::compute([&] {
+    cpu::update(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data, change.begin(),
+                change.trained, memory);
+  });
   change.end();
 }
 
@@ -505,16 +515,14 @@ struct StepArguments {
 
 void run_step(const char* op, const LayerInputs& in, const StepArguments& a) {
   const cpu::Layer& layer = in.layer;
-  if (layer.images < 1) refuse(op, "x has no rows; expected at least one row to learn from");
+  check_rows(op, "x", layer.images);
   const Vector sign(op, "sign", a.sign, layer.rows()), row_weight(op, "row_weight", a.row_weight, layer.rows());
   cpu::Step step;
   step.layer = layer;
   step.lesson = lesson_of(sign, row_weight, op, a.threshold, a.temperature);
   step.peer = peer_params(op, a.peer_strength, a.peer_momentum);
   step.peer_mean = writable(op, "peer_mean", a.peer_mean, {layer.units});
-  if (a.peer_strength != 0 && step.peer_mean == nullptr) {
-    refuse(op, "peer_strength is ", a.peer_strength, " but peer_mean is None; expected both");
-  }
+  check_peer_mean(op, a.peer_strength, a.peer_mean);
   step.keep_h = writable(op, "h", a.h, {layer.rows(), layer.units});
   if (a.h.has_value()) check_apart(op, "h", *a.h, "x", in.x.hold);
   step.keep_h_norm = writable(op, "h_norm", a.h_norm, {layer.rows()});
@@ -522,10 +530,10 @@ void run_step(const char* op, const LayerInputs& in, const StepArguments& a) {
   Update change(op, layer.units, layer.inputs, a.weight, a.bias, a.weight_state, a.bias_state, a.step, a.lr,
                 a.weight_low, a.optimiser, a.hyper);
   step.trained = change.trained;
-  const cpu::Provider provider = host::provider();
+  const cpu::Provider provider = frontend::provider();
   float* memory = workspace_of(op, a.workspace, cpu::step_floats(provider, layer, step.peer_mean != nullptr));
   step.optimiser = change.begin();
-  cpu::step(provider, step, memory);
+  frontend::compute([&] { cpu::step(provider, step, memory); });
   change.end();
 }
 
@@ -563,10 +571,7 @@ void shared_step_(const Tensor& x, const Tensor& labels, const Tensor& overlay, 
 Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vector<MaybeTensor> biases, int64_t classes,
                         const Tensor& overlay, std::string norm, double eps, std::string goodness) {
   const char* op = "predict_goodness";
-  if (weights.empty()) refuse(op, "weights is empty; expected one matrix per layer");
-  if (biases.size() != weights.size()) {
-    refuse(op, "biases has ", biases.size(), " entries; expected ", weights.size(), ", one per layer (None for none)");
-  }
+  check_stack(op, weights, biases);
   LayerInputs first(op, x, weights[0], biases[0], std::nullopt, parse_kind(op, norm, eps, goodness));
   checked_classes(op, classes, first.layer.inputs);
   first.layer.classes = classes;
@@ -578,20 +583,17 @@ Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vecto
   std::vector<const float*> weight_data, bias_data;
   std::vector<int64_t> units;
   for (size_t l = 0; l < weights.size(); ++l) {
-    Matrix& w = matrices.emplace_back(op, "weights", host::contiguous(weights[l]));
-    if (l > 0 && w.cols != units.back()) {
-      refuse(op, "weights[", l, "] has shape ", shape_text(weights[l]), "; expected [*, ", units.back(),
-             "] to match the layer before");
-    }
+    Matrix& w = matrices.emplace_back(op, "weights", frontend::contiguous(weights[l]));
     units.push_back(w.rows);
     weight_data.push_back(w.data);
     bias_data.push_back(vectors.emplace_back(op, "biases", biases[l], w.rows).data);
   }
   const cpu::Stack stack{static_cast<int64_t>(units.size()), weight_data.data(), bias_data.data(), units.data()};
   Tensor out = float_result("goodness", x, {stack.depth, first.layer.images, classes}), hold;
-  const cpu::Provider provider = host::provider();
-  cpu::predict_goodness(provider, first.layer, stack, out.mutable_data_ptr<float>(),
-                        scratch_of(hold, x, cpu::predict_floats(provider, first.layer, stack)));
+  const cpu::Provider provider = frontend::provider();
+  float* memory = scratch_of(hold, x, cpu::predict_floats(provider, first.layer, stack));
+  frontend::compute(
+      [&] { cpu::predict_goodness(provider, first.layer, stack, out.mutable_data_ptr<float>(), memory); });
   return out;
 }
 
@@ -604,21 +606,19 @@ Labels row_labels(const char* op, const Tensor& labels, int64_t rows, int64_t cl
 Tensor place_label(const char* op, const Tensor& x, const Tensor& labels, int64_t classes, const Tensor& overlay,
                    int64_t extra) {
   const Matrix in(op, "x", x);
-  if (classes < 1 || (extra == 0 && classes > in.cols)) {
-    refuse(op, "classes is ", classes, "; expected 1 to ", in.cols, ", the number of inputs");
-  }
+  check_label_room(op, classes, in.cols, extra);
   const Labels y = row_labels(op, labels, in.rows, classes, -1);
   const Vector values(op, "overlay", overlay, 2);
   const int64_t width = in.cols + extra;
-  const Tensor out = host::result("out", x, {in.rows, width}, x.scalar_type());
+  const Tensor out = frontend::result("out", x, {in.rows, width}, x.scalar_type());
   const bool direct = x.scalar_type() == ScalarType::Float;
-  const Tensor wide = direct ? out : host::scratch(x, {in.rows, width}, ScalarType::Float);
+  const Tensor wide = direct ? out : frontend::scratch(x, {in.rows, width}, ScalarType::Float);
   float* p = wide.mutable_data_ptr<float>();
   for (int64_t i = 0; i < in.rows; ++i) {
     std::copy(in.data + i * in.pitch, in.data + i * in.pitch + in.cols, p + i * width + extra);
   }
   cpu::write_labels(in.rows, classes, y.data, values.data[0], values.data[1], p, width);
-  if (!direct) host::copy(out, wide);
+  if (!direct) frontend::copy(out, wide);
   return out;
 }
 
@@ -636,7 +636,7 @@ Tensor wrong_labels(const Tensor& labels, int64_t classes, const Tensor& u) {
   check_shape(op, "labels", labels, {-1});
   const Labels y = row_labels(op, labels, labels.size(0), classes, 0);
   const Vector draws(op, "u", u, y.count);
-  Tensor out = host::result("out", labels, {y.count}, ScalarType::Long);
+  Tensor out = frontend::result("out", labels, {y.count}, ScalarType::Long);
   cpu::wrong_labels(y.count, classes, y.data, draws.data, out.mutable_data_ptr<int64_t>());
   return out;
 }
@@ -648,7 +648,7 @@ Tensor hard_labels(const Tensor& logits, const Tensor& labels, const Tensor& u) 
   in.make_dense();
   const Labels y = row_labels(op, labels, in.rows, in.cols, 0);
   const Vector draws(op, "u", u, in.rows);
-  Tensor out = host::result("out", labels, {in.rows}, ScalarType::Long);
+  Tensor out = frontend::result("out", labels, {in.rows}, ScalarType::Long);
   cpu::hard_labels(in.rows, in.cols, in.data, y.data, draws.data, out.mutable_data_ptr<int64_t>());
   return out;
 }
@@ -658,7 +658,7 @@ Tensor all_wrong_labels(const Tensor& labels, int64_t classes) {
   check_wrong_exists(op, classes);
   check_shape(op, "labels", labels, {-1});
   const Labels y = row_labels(op, labels, labels.size(0), classes, 0);
-  Tensor out = host::result("out", labels, {classes - 1, y.count}, ScalarType::Long);
+  Tensor out = frontend::result("out", labels, {classes - 1, y.count}, ScalarType::Long);
   cpu::all_wrong_labels(y.count, classes, y.data, out.mutable_data_ptr<int64_t>());
   return out;
 }
@@ -692,11 +692,14 @@ std::tuple<Tensor, Tensor> hybrid_images_(const Tensor& x, const Tensor& other, 
   hybrid.blurs = blurs;
   hybrid.seed = static_cast<uint64_t>(state[0]);
   hybrid.drawn = static_cast<uint64_t>(state[1]);
-  Tensor images = host::result("images", x, {hybrid.images, inputs}, x.scalar_type());
-  Tensor mask = host::result("mask", x, {hybrid.images, height * width}, ScalarType::Bool), hold;
-  const cpu::Provider provider = host::provider();
-  cpu::hybrid_images(provider, hybrid, images.mutable_data_ptr(), static_cast<bool*>(mask.mutable_data_ptr()),
-                     scratch_of(hold, x, cpu::hybrid_floats(provider, hybrid)));
+  Tensor images = frontend::result("images", x, {hybrid.images, inputs}, x.scalar_type());
+  Tensor mask = frontend::result("mask", x, {hybrid.images, height * width}, ScalarType::Bool), hold;
+  const cpu::Provider provider = frontend::provider();
+  float* memory = scratch_of(hold, x, cpu::hybrid_floats(provider, hybrid));
+  frontend::compute([&] {
+    cpu::hybrid_images(provider, hybrid, images.mutable_data_ptr(), static_cast<bool*>(mask.mutable_data_ptr()),
+                       memory);
+  });
   state[1] = static_cast<int64_t>(hybrid.drawn + static_cast<uint64_t>(hybrid.images));
   return {images, mask};
 }
@@ -712,9 +715,7 @@ struct HeadInputs {
   HeadInputs(const char* op, const std::vector<Tensor>& h, const std::vector<Tensor>& h_norm, const Tensor& weight_,
              const MaybeTensor& bias_, LayerKind kind)
       : weight(op, "weight", weight_), bias(op, "bias", bias_, weight.rows) {
-    if (h.empty() || h.size() != h_norm.size()) {
-      refuse(op, "h has ", h.size(), " and h_norm ", h_norm.size(), " tensors; expected one of each per layer");
-    }
+    check_layers(op, h, h_norm);
     int64_t width = 0;
     for (size_t l = 0; l < h.size(); ++l) {
       const Matrix& m = activities.emplace_back(op, "h", h[l]);
@@ -746,8 +747,9 @@ Tensor head_forward(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Ten
   const char* op = "head_forward";
   const HeadInputs in(op, h, h_norm, weight, bias, parse_kind(op, norm, eps, "sum_sq"));
   Tensor logits = float_result("logits", weight, {in.head.images, in.head.classes}), hold;
-  cpu::head_forward(host::provider(), in.head, logits.mutable_data_ptr<float>(),
-                    scratch_of(hold, weight, cpu::head_floats(in.head)));
+  float* memory = scratch_of(hold, weight, cpu::head_floats(in.head));
+  frontend::compute(
+      [&] { cpu::head_forward(frontend::provider(), in.head, logits.mutable_data_ptr<float>(), memory); });
   return logits;
 }
 
@@ -757,15 +759,17 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
                   std::vector<double> hyper) {
   const char* op = "head_step_";
   const HeadInputs in(op, h, h_norm, weight, bias, parse_kind(op, norm, eps, "sum_sq"));
-  if (in.head.images < 1) refuse(op, "h has no rows; expected at least one row to learn from");
+  check_rows(op, "h", in.head.images);
   const Labels y = row_labels(op, labels, in.head.images, in.head.classes, 0);
   Update change(op, in.head.classes, in.head.width, weight, bias, weight_state, bias_state, step, lr, std::nullopt,
                 optimiser, hyper);
   double* sums = writable_stats(op, stats, 3);
   Tensor logits = float_result("logits", weight, {in.head.images, in.head.classes}), hold;
   float* memory = scratch_of(hold, weight, cpu::head_floats(in.head));
-  cpu::head_step(host::provider(), in.head, y.data, change.begin(), change.trained, logits.mutable_data_ptr<float>(),
-                 sums, memory);
+  frontend::compute([&] {
+    cpu::head_step(frontend::provider(), in.head, y.data, change.begin(), change.trained,
+                   logits.mutable_data_ptr<float>(), sums, memory);
+  });
   return logits;
 }
 
@@ -773,14 +777,14 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
 
 /// Floats that layer_step_ / shared_step_ want as workspace.
 int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer) {
-  return cpu::step_floats(host::provider(), sizes<cpu::Layer>("step_workspace", weight, images, classes, variants),
+  return cpu::step_floats(frontend::provider(), sizes<cpu::Layer>("step_workspace", weight, images, classes, variants),
                           peer) +
          16;
 }
 
 /// The same of layer_update_ / shared_update_.
 int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
-  return cpu::update_floats(host::provider(),
+  return cpu::update_floats(frontend::provider(),
                             sizes<cpu::Layer>("update_workspace", weight, images, classes, variants)) +
          16;
 }

@@ -39,7 +39,7 @@ struct Matrix {
   Matrix(LaunchScope& scope, const char* op, const char* name, const Tensor& t) : hold(t) {
     storage = storage_of(op, name, t);
     if (t.dim() != 2) refuse(op, name, " has shape ", shape_text(t), "; expected a matrix [rows, columns]");
-    if (!rows_are_contiguous(t)) hold = host::contiguous(t);
+    if (!rows_are_contiguous(t)) hold = frontend::contiguous(t);
     rows = t.size(0);
     cols = t.size(1);
     pitch = rows > 1 ? hold.stride(0) : cols;
@@ -57,7 +57,7 @@ struct Vector {
   Vector(LaunchScope& scope, const char* op, const char* name, const Tensor& t, int64_t length) {
     storage_of(op, name, t);
     check_shape(op, name, t, {length});
-    hold = host::contiguous(t.scalar_type() == ScalarType::Float ? t : host::to(t, ScalarType::Float));
+    hold = frontend::contiguous(t.scalar_type() == ScalarType::Float ? t : frontend::to(t, ScalarType::Float));
     data = hold->const_data_ptr<float>();
     scope.use(name, *hold, Access::kRead);
   }
@@ -74,7 +74,7 @@ struct Labels {
 
   Labels(LaunchScope& scope, const char* op, const char* name, const Tensor& t) : hold(t) {
     check_dtype(op, name, t, ScalarType::Long);
-    hold = host::contiguous(t);
+    hold = frontend::contiguous(t);
     data = hold.const_data_ptr<int64_t>();
     scope.use(name, hold, Access::kRead);
   }
@@ -103,7 +103,7 @@ inline float* updated(LaunchScope& scope, const char* op, const char* name, cons
 /// What an operation returns under this name, declared as written before it is read.
 inline Tensor output(LaunchScope& scope, const char* name, const Tensor& like, std::initializer_list<int64_t> shape,
                      ScalarType type) {
-  const Tensor t = host::result(name, like, shape, type);
+  const Tensor t = frontend::result(name, like, shape, type);
   scope.use(name, t, Access::kWrite);
   return t;
 }
@@ -111,9 +111,10 @@ inline Tensor output(LaunchScope& scope, const char* name, const Tensor& like, s
 /// Floats of a workspace of so many bytes, wherever its first aligned byte may be.
 inline int64_t floats_for(int64_t bytes) { return bytes / 4 + 64; }
 
-/// Scratch from the host's allocator: freed when this goes, and handed out again only to later work on the same stream.
+/// Scratch from the frontend's allocator: freed when this goes, and handed out again only to later work on the same
+/// stream.
 inline Tensor scratch(LaunchScope& scope, const Tensor& like, int64_t bytes) {
-  const Tensor t = host::scratch(like, {floats_for(bytes)}, ScalarType::Float);
+  const Tensor t = frontend::scratch(like, {floats_for(bytes)}, ScalarType::Float);
   scope.use("workspace", t, Access::kWrite);
   return t;
 }

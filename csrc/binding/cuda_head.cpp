@@ -22,9 +22,7 @@ struct HeadInputs {
     if (weight.dim() != 2) {
       refuse(op, "weight has shape ", shape_text(weight), "; expected a matrix [rows, columns]");
     }
-    if (h.empty() || h.size() != h_norm.size()) {
-      refuse(op, "h has ", h.size(), " and h_norm ", h_norm.size(), " tensors; expected one of each per layer");
-    }
+    check_layers(op, h, h_norm);
     head.kind = kind;
     head.classes = weight.size(0);
     for (size_t l = 0; l < h.size(); ++l) {
@@ -58,7 +56,7 @@ Tensor head_forward(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Ten
   LaunchScope scope(op, "h", anchor(h, weight));
   HeadInputs in(scope, op, h, h_norm, weight, parse_kind(op, norm, eps, "sum_sq"));
   const Matrix w(scope, op, "weight",
-                 weight.scalar_type() == ScalarType::Float ? weight : host::to(weight, ScalarType::Float));
+                 weight.scalar_type() == ScalarType::Float ? weight : frontend::to(weight, ScalarType::Float));
   const Vector b(scope, op, "bias", bias, in.head.classes);
   in.head.weight = static_cast<const float*>(w.data);
   in.head.weight_pitch = w.pitch;
@@ -75,7 +73,7 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
   const char* op = "head_step_";
   LaunchScope scope(op, "h", anchor(h, weight));
   HeadInputs in(scope, op, h, h_norm, weight, parse_kind(op, norm, eps, "sum_sq"));
-  if (in.head.images < 1) refuse(op, "h has no rows; expected at least one row to learn from");
+  check_rows(op, "h", in.head.images);
   check_shape(op, "labels", labels, {in.head.images});
   const Labels y(scope, op, "labels", labels);
   const Update change(scope, op, in.head.classes, in.head.width, weight, bias, weight_state, bias_state, step, lr,

@@ -20,9 +20,7 @@ Tensor place_label(const char* op, const Tensor& x, const Tensor& labels, int64_
                    int64_t extra) {
   LaunchScope scope(op, "x", x);
   const Matrix in(scope, op, "x", x);
-  if (classes < 1 || (extra == 0 && classes > in.cols)) {
-    refuse(op, "classes is ", classes, "; expected 1 to ", in.cols, ", the number of inputs");
-  }
+  check_label_room(op, classes, in.cols, extra);
   const Labels y = row_labels(scope, op, labels, in.rows);
   const Vector values(scope, op, "overlay", overlay, 2);
   const Tensor out = output(scope, "out", x, {in.rows, in.cols + extra}, x.scalar_type());

@@ -20,7 +20,7 @@ ScalarType dtype_of(Storage storage) {
                                          : ScalarType::Half;
 }
 
-/// float32 rows: what $FFKERN_CUDA_FLOAT32 forces, else tf32 where the host allows it and the device has it.
+/// float32 rows: what $FFKERN_CUDA_FLOAT32 forces, else tf32 where the frontend allows it and the device has it.
 Product float32_product(const char* op, cuda::Device device) {
   const char* forced = std::getenv("FFKERN_CUDA_FLOAT32");
   const std::string wanted = forced != nullptr ? forced : "";
@@ -28,7 +28,7 @@ Product float32_product(const char* op, cuda::Device device) {
   if (wanted == "tf32") return Product::kTf32;
   if (wanted == "tf32x3") return Product::kTf32x3;
   if (!wanted.empty()) refuse(op, "FFKERN_CUDA_FLOAT32 is '", wanted, "'; expected 'ffma', 'tf32' or 'tf32x3'");
-  return cuda::device_facts(device).capability >= 80 && host::tf32_allowed() ? Product::kTf32 : Product::kF32;
+  return cuda::device_facts(device).capability >= 80 && frontend::tf32_allowed() ? Product::kTf32 : Product::kF32;
 }
 
 Product product_of(const char* op, Storage storage, cuda::Device device) {
@@ -329,7 +329,7 @@ struct KeptActivities {
 
   KeptActivities(LaunchScope& scope, const char* op, const cuda::Layer& layer, const Tensor& x, const Tensor& h_,
                  const Tensor& scale_, const Tensor& coef_, const MaybeTensor& sign_, const MaybeTensor& peer_)
-      : h(scope, op, "h", h_.scalar_type() == x.scalar_type() ? h_ : host::to(h_, x.scalar_type())),
+      : h(scope, op, "h", h_.scalar_type() == x.scalar_type() ? h_ : frontend::to(h_, x.scalar_type())),
         scale(scope, op, "scale", scale_, layer.rows()),
         coef(scope, op, "coef", coef_, layer.rows()),
         sign(scope, op, "sign", sign_, layer.rows()),
@@ -340,10 +340,6 @@ struct KeptActivities {
     kept = {h.data, h.pitch, scale.data, coef.data, sign.data, peer.data};
   }
 };
-
-LayerKind gradient_kind(const char* op, const std::string& goodness) {
-  return {Norm::kNone, 0.0f, parse_goodness(op, goodness)};
-}
 
 std::tuple<Tensor, Tensor> run_gradient(LaunchScope& scope, const char* op, const LayerInputs& in, const Tensor& x,
                                         const Tensor& h, const Tensor& scale, const Tensor& coef,
@@ -443,7 +439,7 @@ struct StepArguments {
 
 void run_step(LaunchScope& scope, const char* op, const Learning& learning, const StepArguments& a) {
   const cuda::Layer& layer = learning.in.layer;
-  if (layer.images < 1) refuse(op, "x has no rows; expected at least one row to learn from");
+  check_rows(op, "x", layer.images);
   const Vector sign(scope, op, "sign", a.sign, layer.rows());
   const Vector row_weight(scope, op, "row_weight", a.row_weight, layer.rows());
   cuda::Step step;
@@ -452,9 +448,7 @@ void run_step(LaunchScope& scope, const char* op, const Learning& learning, cons
   step.lesson = lesson_of(sign, row_weight, op, a.threshold, a.temperature);
   step.peer = peer_params(op, a.peer_strength, a.peer_momentum);
   step.peer_mean = updated(scope, op, "peer_mean", a.peer_mean, {layer.units});
-  if (a.peer_strength != 0 && step.peer_mean == nullptr) {
-    refuse(op, "peer_strength is ", a.peer_strength, " but peer_mean is None; expected both");
-  }
+  check_peer_mean(op, a.peer_strength, a.peer_mean);
   if (a.h.has_value()) {
     check_h_storage(op, learning.in, *a.h);
     check_apart(op, "h", *a.h, "x", learning.in.x.hold);
@@ -520,10 +514,7 @@ Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vecto
                         const Tensor& overlay, std::string norm, double eps, std::string goodness) {
   const char* op = "predict_goodness";
   LaunchScope scope(op, "x", x);
-  if (weights.empty()) refuse(op, "weights is empty; expected one matrix per layer");
-  if (biases.size() != weights.size()) {
-    refuse(op, "biases has ", biases.size(), " entries; expected ", weights.size(), ", one per layer (None for none)");
-  }
+  check_stack(op, weights, biases);
   LayerInputs first(scope, op, x, weights[0], biases[0], std::nullopt, parse_kind(op, norm, eps, goodness));
   first.layer.classes = checked_classes(op, classes, first.layer.inputs);
   first.layer.variants = classes;
@@ -536,11 +527,7 @@ Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vecto
   std::vector<Storage> storages;
   std::vector<int64_t> units;
   for (size_t l = 0; l < weights.size(); ++l) {
-    const Matrix& w = matrices.emplace_back(scope, op, "weights", host::contiguous(weights[l]));
-    if (l > 0 && w.cols != units.back()) {
-      refuse(op, "weights[", l, "] has shape ", shape_text(weights[l]), "; expected [*, ", units.back(),
-             "] to match the layer before");
-    }
+    const Matrix& w = matrices.emplace_back(scope, op, "weights", frontend::contiguous(weights[l]));
     if (w.storage != first.x.storage && w.storage != Storage::kFloat32) {
       refuse(op, "weights[", l, "] is ", dtype_text(weights[l].scalar_type()), " and x ", dtype_text(x.scalar_type()),
              "; expected weights in float32, or as x");

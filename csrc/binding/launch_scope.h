@@ -1,10 +1,10 @@
-// Where an operation on tensors launches its kernels. Each host defines it (launch_scope.cpp beside its host.h): the
-// device and its current stream. Nothing else in the launch path depends on where the tensors live.
+// Where an operation on tensors launches its kernels. Each frontend defines it (launch_scope.cpp beside its
+// frontend.h): the device and its current stream. Nothing else in the launch path depends on where the tensors live.
 #pragma once
 #include <memory>
 
 #include "cuda/module.h"
-#include "host.h"
+#include "frontend.h"
 
 namespace ffkern {
 
@@ -18,14 +18,14 @@ enum class Access {
 class LaunchScope {
  public:
   /// Makes the device of `anchor` current. `op` and `name`, literals, are for messages.
-  LaunchScope(const char* op, const char* name, const host::Tensor& anchor);
+  LaunchScope(const char* op, const char* name, const frontend::Tensor& anchor);
   ~LaunchScope();
   LaunchScope(const LaunchScope&) = delete;
   LaunchScope& operator=(const LaunchScope&) = delete;
 
   /// Declares that kernels of this scope read or write `operand`; refuses one on another device
   /// than the anchor's. Every tensor whose memory a kernel touches is declared.
-  void use(const char* name, const host::Tensor& operand, Access access);
+  void use(const char* name, const frontend::Tensor& operand, Access access);
 
   /// The device and the stream to launch on.
   cuda::Queue queue() const;

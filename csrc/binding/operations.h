@@ -1,11 +1,11 @@
-// The operations, given to a host under the names of ffkern/ops.py. They know its tensors only through host.h, which
-// each host has one of: csrc/torch, csrc/python.
+// The operations, given to a frontend under the names of ffkern/ops.py. They know its tensors only through frontend.h,
+// which each has one of: csrc/torch, csrc/python.
 #pragma once
-#include "host.h"
+#include "frontend.h"
 
 namespace ffkern::binding {
 
-using host::Library;
+using frontend::Library;
 
 void implement_cpu(Library&);  // cpu_ops.cpp
 

@@ -162,8 +162,9 @@ void run_tasks(int64_t tasks, TaskFunction fn, void* context) {
 }  // namespace
 
 Provider own_provider(int threads) {
-  if (threads < 1) {
-    throw std::invalid_argument("ffkern: a provider needs at least one thread, not " + std::to_string(threads));
+  if (threads < 1 || threads > kMostThreads) {
+    throw std::invalid_argument("ffkern: a provider has 1 to " + std::to_string(kMostThreads) + " threads, not " +
+                                std::to_string(threads));
   }
   int64_t most = most_threads.load(std::memory_order_relaxed);
   while (most < threads && !most_threads.compare_exchange_weak(most, threads, std::memory_order_relaxed)) {
@@ -172,11 +173,11 @@ Provider own_provider(int threads) {
 }
 
 int default_threads() {
-  constexpr long kMost = 1 << 16;
   if (const char* text = std::getenv("OMP_NUM_THREADS")) {
     char* end = nullptr;
     const long asked = std::strtol(text, &end, 10);
-    if (end != text && (*end == '\0' || *end == ',') && asked > 0 && asked <= kMost) return static_cast<int>(asked);
+    if (end != text && (*end == '\0' || *end == ',') && asked > 0 && asked <= kMostThreads)
+      return static_cast<int>(asked);
   }
   cpu_set_t allowed;
   if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return CPU_COUNT(&allowed);

@@ -6,9 +6,12 @@
 
 namespace ffkern::cpu {
 
+constexpr int kMostThreads = 1 << 16;
+
 /// own_gemm() and the process's pool. Results depend on `threads` alone: not on the number of CPUs, on how busy they
 /// are, or on whether the pool could give that many. Starts no thread yet: the pool grows with the calls that need it,
-/// never beyond the largest `threads` asked for. Throws std::invalid_argument unless threads >= 1.
+/// never beyond the largest `threads` asked for. Throws std::invalid_argument unless
+/// 1 <= threads <= kMostThreads.
 ///
 /// The Provider may be copied and used from any number of threads at once. The calling thread works too. One call at a
 /// time has the pool; a call that finds it taken, from another thread or from inside a task, does all its tasks itself,

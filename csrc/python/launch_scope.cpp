@@ -4,6 +4,7 @@
 // nor overwritten or freed while it is in use.
 #include "binding/launch_scope.h"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -13,16 +14,12 @@ namespace ffkern {
 namespace {
 
 namespace py = pybind11;
-using host::Tensor;
+using frontend::Tensor;
 
 uintptr_t launch_stream(const Tensor& anchor) {
-  const std::string module = py::str(py::type::handle_of(anchor.view().object).attr("__module__"));
-  if (module.rfind("cupy", 0) == 0) {
-    const auto stream = py::module_::import("cupy").attr("cuda").attr("get_current_stream")();
-    const auto handle = stream.attr("ptr").cast<uintptr_t>();
-    return handle == 1 ? 0 : handle;  // both name the legacy default stream
-  }
-  return anchor.view().stream.value_or(0);
+  if (frontend::package_of(anchor.view().object) != "cupy") return anchor.view().stream.value_or(0);
+  const auto stream = py::module_::import("cupy").attr("cuda").attr("get_current_stream")();
+  return frontend::plain_stream(stream.attr("ptr").cast<uintptr_t>());
 }
 
 std::string place(const Tensor& t) { return t.is_cuda() ? "cuda:" + std::to_string(t.get_device_index()) : "the CPU"; }
@@ -73,11 +70,9 @@ void LaunchScope::use(const char* name, const Tensor& operand, Access) {
   if (!operand.view().stream.has_value()) return;  // ready, says its owner
   const auto stream = reinterpret_cast<cuda::Stream>(*operand.view().stream);
   if (stream == state.queue.stream) return;
-  for (const cuda::Stream other : state.others) {
-    if (other == stream) return;
-  }
+  // For every argument again: a copy of this one may be on its stream only since the last.
   order(stream, state.queue.stream);
-  state.others.push_back(stream);
+  if (std::find(state.others.begin(), state.others.end(), stream) == state.others.end()) state.others.push_back(stream);
 }
 
 cuda::Queue LaunchScope::queue() const { return state_->queue; }

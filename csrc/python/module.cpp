@@ -5,9 +5,10 @@
 #include "binding/operations.h"
 #include "core/build.h"
 #include "cpu/row_kernels.h"
-#include "host.h"
+#include "cpu/threads.h"
+#include "frontend.h"
 
-namespace ffkern::host {
+namespace ffkern::frontend {
 namespace {
 
 /// Bytes that an array reaches over, [first, last).
@@ -48,10 +49,10 @@ std::tuple<std::string, std::vector<int64_t>, bool, bool> layout(const Tensor& t
 }
 
 }  // namespace
-}  // namespace ffkern::host
+}  // namespace ffkern::frontend
 
 PYBIND11_MODULE(FFKERN_MODULE, module) {
-  namespace host = ffkern::host;
+  namespace frontend = ffkern::frontend;
   namespace py = pybind11;
   py::module_ cpu = module.def_submodule("cpu");
   ffkern::binding::implement_cpu(cpu);
@@ -59,12 +60,13 @@ PYBIND11_MODULE(FFKERN_MODULE, module) {
   py::module_ cuda = module.def_submodule("cuda");
   ffkern::binding::implement_cuda(cuda);
 #endif
-  module.def("is_cuda", [](const host::Tensor& array) { return array.is_cuda(); });
-  module.def("overlapping", &host::overlapping);
-  module.def("layout", &host::layout);
-  module.def("put_out", &host::put_out);
-  module.def("threads", &host::threads);
-  module.def("set_threads", &host::set_threads);
+  module.def("is_cuda", [](const frontend::Tensor& array) { return array.is_cuda(); });
+  module.def("overlapping", &frontend::overlapping);
+  module.def("layout", &frontend::layout);
+  module.def("put_out", &frontend::put_out);
+  module.attr("MOST_THREADS") = ffkern::cpu::kMostThreads;
+  module.def("threads", &frontend::threads);
+  module.def("set_threads", &frontend::set_threads);
   module.def("cpu_path", [] { return py::make_tuple(ffkern::cpu::row_kernels().name, ffkern::cpu::supported_isas()); });
   module.def("reset_isa", &ffkern::cpu::reset_isa);
   module.def("build_info", &ffkern_build_info);

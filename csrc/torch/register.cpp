@@ -6,13 +6,13 @@ namespace ffkern {
 namespace {
 
 std::string cpu_path() {
-  return std::string(cpu::row_kernels().name) + ";" + cpu::supported_isas() + ";" + host::product_name();
+  return std::string(cpu::row_kernels().name) + ";" + cpu::supported_isas() + ";" + frontend::product_name();
 }
 
 /// Reads FFKERN_CPU_ISA and FFKERN_GEMM again.
 std::string reset_cpu_path() {
   cpu::reset_isa();
-  host::forget_product();
+  frontend::forget_product();
   return cpu_path();
 }
 

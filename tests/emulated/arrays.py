@@ -5,18 +5,17 @@ access out of bounds and every read of what was never written is an error.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import importlib.util
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from . import DEVICES, build, environment, load
+from .driver import current, driver_call, new_stream
 
 __all__ = ["DLPACK_EXPORTS", "DeviceArray", "DlpackOnly", "arrays_module", "driver_call", "namespace", "new_stream"]
 
@@ -36,31 +35,6 @@ def arrays_module() -> ModuleType:
     with environment(FFKERN_CUDA_DRIVER=ptxsim.driver_library(), PTXSIM_DEVICE=",".join(DEVICES)):
         module.is_cuda(DeviceArray(np.zeros(1, np.float32)))  # loads the driver
     return module
-
-
-def driver_call(name: str, *args: Any) -> None:
-    ptxsim = load()
-    result = getattr(ptxsim.driver(), name)(*args)
-    assert result == 0, f"{name} failed with {result}: {ptxsim.driver_last_error()}"
-
-
-@contextlib.contextmanager
-def current(device: int) -> Iterator[None]:
-    context = ctypes.c_void_p()
-    driver_call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-    driver_call("cuCtxPushCurrent_v2", context)
-    try:
-        yield
-    finally:
-        driver_call("cuCtxPopCurrent_v2", ctypes.byref(context))
-
-
-def new_stream(device: int) -> int:
-    stream = ctypes.c_void_p()
-    with current(device):
-        driver_call("cuStreamCreate", ctypes.byref(stream), 1)
-    assert stream.value is not None
-    return stream.value
 
 
 class _Memory:

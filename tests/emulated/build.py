@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -40,18 +38,10 @@ def run_all(commands: Iterable[Sequence[str | Path]]) -> list[str]:
     return printed
 
 
-def _tool(name: str) -> str:
-    """A build tool next to this interpreter, or on PATH."""
-    path = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
-    if path is None:
-        raise RuntimeError(f"{name} is missing: pip install {name}.")
-    return path
-
-
 def build() -> None:
     """CMake and ninja rebuild only what has changed since the last call."""
     options = {
-        "CMAKE_MAKE_PROGRAM": _tool("ninja"),
+        "CMAKE_MAKE_PROGRAM": toolkit.build_tool("ninja"),
         "FFKERN_TORCH_DIR": Path(torch.__file__).parent,
         "FFKERN_ARRAYS": "ON",
         "Python_EXECUTABLE": sys.executable,
@@ -62,9 +52,10 @@ def build() -> None:
         "FFKERN_CUDA_ARCHS": "compute_75;compute_80",
         "FFKERN_WERROR": "ON",
     }
-    configure = [_tool("cmake"), "-S", ROOT, "-B", FOLDER, "-G", "Ninja"]
+    cmake = toolkit.build_tool("cmake")
+    configure = [cmake, "-S", ROOT, "-B", FOLDER, "-G", "Ninja"]
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run_all([[*configure, *(f"-D{name}={value}" for name, value in options.items())]])
-        run_all([[_tool("cmake"), "--build", FOLDER, "--target", "ffkern_emulated", "ffkern_emulated_arrays"]])
+        run_all([[cmake, "--build", FOLDER, "--target", "ffkern_emulated", "ffkern_emulated_arrays"]])

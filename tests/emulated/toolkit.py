@@ -1,4 +1,4 @@
-"""Where the CUDA compiler is. One lookup for every test that compiles kernels."""
+"""Where compilers and build tools are. One lookup for every test that compiles something."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import site
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,14 @@ def find(tool: str) -> Path | None:
     on_path = shutil.which(tool)
     places += [Path(on_path).parent] if on_path else []
     return next((p / tool for p in places + _pip_folders() if os.access(p / tool, os.X_OK)), None)
+
+
+def build_tool(name: str) -> str:
+    """cmake or ninja: next to this interpreter, or on PATH."""
+    path = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
+    if path is None:
+        raise RuntimeError(f"{name} is missing, and tests build with it: pip install {name}.")
+    return path
 
 
 @functools.cache

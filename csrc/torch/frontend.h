@@ -1,5 +1,5 @@
-// torch as the host of the operations in csrc/binding: its tensors, allocator, BLAS and threads.
-// csrc/python/host.h is the other one; both offer the same names.
+// torch as the frontend of the operations in csrc/binding: its tensors, allocator, BLAS and threads.
+// csrc/python/frontend.h is the other one; both offer the same names.
 //
 // Only torch's stable C++ ABI is used, so one build loads in every torch from 2.13 on.
 #pragma once
@@ -14,7 +14,7 @@
 
 #include "cpu/provider.h"
 
-namespace ffkern::host {
+namespace ffkern::frontend {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -45,10 +45,16 @@ cpu::Provider provider();
 const char* product_name();
 void forget_product();
 
+/// Runs kernels on the CPU; nothing in `work` may touch the frontend's objects.
+template <class Work>
+void compute(const Work& work) {
+  work();  // torch has let go of Python's lock already
+}
+
 /// Whether float32 products on CUDA may round their operands to tf32: torch.backends.cuda.matmul.fp32_precision.
 bool tf32_allowed();
 
 using Library = torch::stable::detail::StableLibrary;
 #define FFKERN_IMPLEMENT(library, name) (library).impl(#name, TORCH_BOX(&name))
 
-}  // namespace ffkern::host
+}  // namespace ffkern::frontend

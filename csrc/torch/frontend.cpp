@@ -1,4 +1,4 @@
-#include "host.h"
+#include "frontend.h"
 
 #include <array>
 #include <atomic>
@@ -11,7 +11,7 @@ extern "C" __attribute__((weak)) void sgemm_(const char* trans_a, const char* tr
                                              const float* b, const int* ldb, const float* beta, float* c,
                                              const int* ldc);
 
-namespace ffkern::host {
+namespace ffkern::frontend {
 namespace {
 
 /// Row-major C = A B is column-major C^T = B^T A^T.
@@ -87,4 +87,4 @@ bool tf32_allowed() {
   return torch::stable::detail::to<std::string>(stack[0]) == "tf32";
 }
 
-}  // namespace ffkern::host
+}  // namespace ffkern::frontend

@@ -1,5 +1,5 @@
-// NumPy, CuPy and arrays like theirs as the host of the operations in csrc/binding. csrc/torch/host.h is the other one;
-// both offer the same names.
+// NumPy, CuPy and arrays like theirs as the frontend of the operations in csrc/binding. csrc/torch/frontend.h is the
+// other one; both offer the same names.
 //
 // An array is read and written where it lies. It comes in through `__cuda_array_interface__` (GPU), the buffer protocol
 // (CPU) or DLPack (either), the first that it has. New arrays are made by NumPy on the CPU, and on a GPU by the library
@@ -18,7 +18,7 @@
 
 #include "cpu/provider.h"
 
-namespace ffkern::host {
+namespace ffkern::frontend {
 
 namespace py = pybind11;
 
@@ -76,6 +76,11 @@ class Tensor {
 
 using MaybeTensor = std::optional<Tensor>;
 
+/// The package that an object's type comes from: "numpy", "cupy".
+std::string package_of(py::handle object);
+/// 0 and 1 both name the legacy default stream.
+inline uintptr_t plain_stream(uintptr_t stream) { return stream == 1 ? 0 : stream; }
+
 constexpr const char* kPrefix = "ffkern.arrays.";  // of an operation's name in messages
 
 /// ValueError in Python.
@@ -93,29 +98,38 @@ Tensor scratch(const Tensor& like, std::initializer_list<int64_t> shape, ScalarT
 /// caller keeps the dictionary alive.
 void put_out(py::object arrays);
 
-/// The own product on the own threads, without the GIL. NumPy's BLAS measured slower (docs/arrays.md).
+/// The own product on the own threads. NumPy's BLAS measured slower (docs/arrays.md).
 cpu::Provider provider();
 int threads();
-void set_threads(int count);
+void set_threads(int count);  // 1 to cpu::kMostThreads
+
+/// Runs kernels on the CPU while other Python threads run; nothing in `work` may touch a Python object.
+template <class Work>
+void compute(const Work& work) {
+  const py::gil_scoped_release unlocked;
+  work();
+}
 
 inline bool tf32_allowed() { return false; }  // CuPy has no such setting of its own arrays; FFKERN_CUDA_FLOAT32 decides
 
 using Library = py::module_;
 #define FFKERN_IMPLEMENT(library, name) (library).def(#name, &name)
 
-}  // namespace ffkern::host
+}  // namespace ffkern::frontend
 
 namespace pybind11::detail {
 
 template <>
-struct type_caster<ffkern::host::Tensor> {
-  PYBIND11_TYPE_CASTER(ffkern::host::Tensor, const_name("array"));
+struct type_caster<ffkern::frontend::Tensor> {
+  PYBIND11_TYPE_CASTER(ffkern::frontend::Tensor, const_name("array"));
 
   bool load(handle object, bool) {
-    value = ffkern::host::Tensor::of(object);
+    value = ffkern::frontend::Tensor::of(object);
     return true;
   }
-  static handle cast(const ffkern::host::Tensor& t, return_value_policy, handle) { return t.view().object.inc_ref(); }
+  static handle cast(const ffkern::frontend::Tensor& t, return_value_policy, handle) {
+    return t.view().object.inc_ref();
+  }
 };
 
 }  // namespace pybind11::detail

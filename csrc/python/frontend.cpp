@@ -1,4 +1,4 @@
-#include "host.h"
+#include "frontend.h"
 
 #include <pybind11/numpy.h>
 
@@ -6,29 +6,34 @@
 #include <cstring>
 #include <sstream>
 
+#include "binding/checks.h"
 #include "cpu/threads.h"
 #ifdef FFKERN_HAVE_CUDA
 #include "cuda/driver.h"
 #endif
 
-namespace ffkern::host {
+namespace ffkern::frontend {
+
+std::string package_of(py::handle object) {
+  const std::string module = py::str(py::type::handle_of(object).attr("__module__"));
+  return module.substr(0, module.find('.'));
+}
+
 namespace {
 
+using binding::dtype_text;
+using binding::shape_text;
 using View = Tensor::View;
 
 struct DType {
   ScalarType type;
   char kind;  // as in NumPy's type strings: f i u b
   int64_t bytes;
-  const char* name;
 };
-constexpr DType kTypes[] = {
-    {ScalarType::Float, 'f', 4, "float32"}, {ScalarType::Double, 'f', 8, "float64"},
-    {ScalarType::Half, 'f', 2, "float16"},  {ScalarType::Long, 'i', 8, "int64"},
-    {ScalarType::Int, 'i', 4, "int32"},     {ScalarType::Short, 'i', 2, "int16"},
-    {ScalarType::Char, 'i', 1, "int8"},     {ScalarType::Byte, 'u', 1, "uint8"},
-    {ScalarType::Bool, 'b', 1, "bool"},     {ScalarType::BFloat16, 'B', 2, "bfloat16"},
-};
+constexpr DType kTypes[] = {{ScalarType::Float, 'f', 4},   {ScalarType::Double, 'f', 8}, {ScalarType::Half, 'f', 2},
+                            {ScalarType::Long, 'i', 8},    {ScalarType::Int, 'i', 4},    {ScalarType::Short, 'i', 2},
+                            {ScalarType::Char, 'i', 1},    {ScalarType::Byte, 'u', 1},   {ScalarType::Bool, 'b', 1},
+                            {ScalarType::BFloat16, 'B', 2}};
 
 ScalarType type_of(char kind, int64_t bytes) {
   for (const DType& t : kTypes) {
@@ -37,20 +42,7 @@ ScalarType type_of(char kind, int64_t bytes) {
   return ScalarType::Other;
 }
 
-const char* name_of(ScalarType type) {
-  for (const DType& t : kTypes) {
-    if (t.type == type) return t.name;
-  }
-  return "another dtype";
-}
-
 std::string type_name(py::handle object) { return py::str(py::type::handle_of(object).attr("__name__")); }
-
-/// The package that an object's type comes from: "numpy", "cupy".
-std::string package_of(py::handle object) {
-  const std::string module = py::str(py::type::handle_of(object).attr("__module__"));
-  return module.substr(0, module.find('.'));
-}
 
 std::vector<int64_t> dense_strides(const std::vector<int64_t>& shape) {
   std::vector<int64_t> strides(shape.size());
@@ -71,10 +63,13 @@ void check_element_size(int64_t bytes) {
 /// Strides in elements; the kernels cannot address a part of one. No step is ever taken along a dimension of size 1.
 std::vector<int64_t> element_strides(const std::vector<int64_t>& bytes, const View& view) {
   check_element_size(view.element_size);
+  if (bytes.size() != view.shape.size()) {
+    refuse("ffkern.arrays: an array has " + std::to_string(view.shape.size()) + " dimensions and " +
+           std::to_string(bytes.size()) + " strides");
+  }
   std::vector<int64_t> strides;
   for (size_t d = 0; d < bytes.size(); ++d) {
-    const bool used = d >= view.shape.size() || view.shape[d] > 1;
-    if (used && bytes[d] % view.element_size != 0) {
+    if (view.shape[d] > 1 && bytes[d] % view.element_size != 0) {
       refuse("ffkern.arrays: an array has a stride of " + std::to_string(bytes[d]) +
              " bytes; expected a multiple of its " + std::to_string(view.element_size) +
              "-byte elements (a field of a structured array? copy it first)");
@@ -119,9 +114,6 @@ std::shared_ptr<View> from_buffer(py::handle object) {
 // ---------------------------------------------------------------- CUDA array interface
 
 #ifdef FFKERN_HAVE_CUDA
-
-/// 0 and 1 both name the legacy default stream.
-uintptr_t plain_stream(uintptr_t stream) { return stream == 1 ? 0 : stream; }
 
 /// The device that an array's memory is on; one without memory says it itself, if it can.
 int device_of(py::handle object, const void* data) {
@@ -222,7 +214,7 @@ std::shared_ptr<View> from_dlpack(py::handle object) {
 py::array numpy_view(const Tensor& t) {
   if (package_of(t.view().object) == "numpy") return py::reinterpret_borrow<py::array>(t.view().object);
   if (t.scalar_type() == ScalarType::BFloat16 || t.scalar_type() == ScalarType::Other) {
-    refuse(std::string("ffkern.arrays: NumPy cannot copy an array of ") + name_of(t.scalar_type()) +
+    refuse(std::string("ffkern.arrays: NumPy cannot copy an array of ") + dtype_text(t.scalar_type()) +
            "; pass float32 or float16");
   }
   std::vector<py::ssize_t> strides;
@@ -230,7 +222,7 @@ py::array numpy_view(const Tensor& t) {
   const std::vector<py::ssize_t> shape(t.view().shape.begin(), t.view().shape.end());
   auto* keep = new Tensor(t);
   const py::capsule base(keep, [](void* p) { delete static_cast<Tensor*>(p); });
-  return py::array(py::dtype(name_of(t.scalar_type())), shape, strides, t.const_data_ptr(), base);
+  return py::array(py::dtype(dtype_text(t.scalar_type())), shape, strides, t.const_data_ptr(), base);
 }
 
 /// The library that makes arrays like this one.
@@ -244,7 +236,7 @@ py::object namespace_of(const Tensor& t) {
 }
 
 py::object dtype_in(const py::object& library, ScalarType type) {
-  const char* name = type == ScalarType::Bool && !py::hasattr(library, "bool") ? "bool_" : name_of(type);
+  const char* name = type == ScalarType::Bool && !py::hasattr(library, "bool") ? "bool_" : dtype_text(type);
   if (!py::hasattr(library, name)) {
     refuse(std::string("ffkern.arrays: the result is ") + name + ", which " +
            std::string(py::str(library.attr("__name__"))) + " has no dtype for; pass float32 or float16");
@@ -261,14 +253,6 @@ Tensor new_array(const Tensor& like, std::initializer_list<int64_t> shape, Scala
 }
 
 thread_local PyObject* outputs = nullptr;  // borrowed; see put_out()
-
-std::string text_of(const std::vector<int64_t>& shape) {
-  std::ostringstream text;
-  text << '[';
-  for (size_t d = 0; d < shape.size(); ++d) text << (d ? ", " : "") << shape[d];
-  text << ']';
-  return text.str();
-}
 
 }  // namespace
 
@@ -290,6 +274,9 @@ Tensor Tensor::of(py::handle object) {
     throw py::type_error(
         "ffkern.arrays: expected an array (buffer protocol, __cuda_array_interface__ or DLPack), not " +
         type_name(object));
+  }
+  for (const int64_t size : view->shape) {
+    if (size < 0) refuse("ffkern.arrays: an array has a dimension of " + std::to_string(size));
   }
   check_alignment(*view);
   return Tensor(std::move(view));
@@ -314,7 +301,7 @@ bool Tensor::is_contiguous() const {
 // ---------------------------------------------------------------- copies
 
 Tensor to(const Tensor& t, ScalarType type) {
-  if (t.is_cpu()) return Tensor::of(numpy_view(t).attr("astype")(name_of(type)));
+  if (t.is_cpu()) return Tensor::of(numpy_view(t).attr("astype")(dtype_text(type)));
   const py::object& object = t.view().object;
   const py::object library = namespace_of(t), dtype = dtype_in(library, type);
   return Tensor::of(py::hasattr(object, "astype") ? object.attr("astype")(dtype)
@@ -344,9 +331,9 @@ Tensor result(const char* name, const Tensor& like, std::initializer_list<int64_
   const Tensor out = Tensor::of(given);
   const std::string what = std::string("ffkern.arrays: out '") + name + "' ";
   const std::vector<int64_t> wanted(shape);
-  if (out.view().shape != wanted)
-    refuse(what + "has shape " + text_of(out.view().shape) + "; expected " + text_of(wanted));
-  if (out.scalar_type() != type) refuse(what + "is " + name_of(out.scalar_type()) + "; expected " + name_of(type));
+  if (out.view().shape != wanted) refuse(what + "has shape " + shape_text(out) + "; expected " + shape_text(wanted));
+  if (out.scalar_type() != type)
+    refuse(what + "is " + dtype_text(out.scalar_type()) + "; expected " + dtype_text(type));
   if (!out.is_contiguous()) refuse(what + "is not contiguous (C order); expected an array that is");
   if (!writable(out)) refuse(what + "is read-only");
   if (out.is_cpu() != like.is_cpu()) refuse(what + "is on another device than the inputs");
@@ -363,28 +350,6 @@ namespace {
 
 std::atomic<int> thread_count{0};  // 0: not asked for yet
 
-/// Lets other Python threads run. Kernels call their provider from inside their tasks too, where this thread has let go
-/// of the GIL already, and from threads that Python does not know. PyGILState_Check() cannot tell these apart: it is
-/// always true once there are subinterpreters.
-class Unlocked {
- public:
-  Unlocked() {
-    if (unlocked || PyGILState_GetThisThreadState() == nullptr) return;
-    unlocked = true;
-    release_.emplace();
-  }
-  ~Unlocked() {
-    if (release_.has_value()) unlocked = false;
-  }
-
- private:
-  static thread_local bool unlocked;
-  std::optional<py::gil_scoped_release> release_;
-};
-thread_local bool Unlocked::unlocked = false;
-
-constexpr int kMostThreads = 1 << 16;  // as in cpu::default_threads()
-
 }  // namespace
 
 int threads() {
@@ -392,26 +357,8 @@ int threads() {
   return count > 0 ? count : cpu::default_threads();
 }
 
-void set_threads(int count) {
-  if (count < 1 || count > kMostThreads) {
-    refuse("ffkern.arrays.set_num_threads: count is " + std::to_string(count) + "; expected 1 to " +
-           std::to_string(kMostThreads));
-  }
-  thread_count.store(count);
-}
+void set_threads(int count) { thread_count.store(count); }
 
-cpu::Provider provider() {
-  cpu::Provider own = cpu::own_provider(threads());
-  static const auto run_tasks = own.run_tasks;
-  own.gemm = [](const cpu::Provider& provider, const cpu::Gemm& gemm) {
-    const Unlocked unlocked;
-    cpu::own_gemm(provider, gemm);
-  };
-  own.run_tasks = [](int64_t tasks, void (*fn)(int64_t, void*), void* context) {
-    const Unlocked unlocked;
-    run_tasks(tasks, fn, context);
-  };
-  return own;
-}
+cpu::Provider provider() { return cpu::own_provider(threads()); }
 
-}  // namespace ffkern::host
+}  // namespace ffkern::frontend

@@ -211,11 +211,18 @@ class CMakeBuild(build_ext):
             "FFKERN_WERROR": "ON" if os.environ.get("FFKERN_WERROR") == "1" else "OFF",
         }
         if len(self.extensions) > 1:
-            options |= {"FFKERN_ARRAYS": "ON", "Python_EXECUTABLE": sys.executable, "pybind11_DIR": find_pybind11()}
+            options |= {
+                "FFKERN_ARRAYS": "ON",
+                "Python_EXECUTABLE": os.path.realpath(sys.executable),
+                "pybind11_DIR": find_pybind11(),
+            }
         else:
             say("*" * 80)
             say(f"{sysconfig.get_path('include')}/Python.h is missing (Debian, Ubuntu: apt-get install python3-dev).")
             say("Building WITHOUT ffkern.arrays, the functions for NumPy and CuPy.")
+            for folder in (Path(self.build_lib), ROOT):  # none but one of an earlier build, for another libffkern.so
+                for stale in (folder / "ffkern").glob("_arrays.*.so"):
+                    stale.unlink()
             say("*" * 80)
         if nvcc:
             options["FFKERN_NVCC"] = str(nvcc)
@@ -254,9 +261,6 @@ class CMakeBuild(build_ext):
             )
 
     def copy_to_source(self) -> None:
-        if len(self.extensions) < 2:  # none but one of an earlier build, made for another libffkern.so
-            for stale in (ROOT / "ffkern").glob("_arrays.*.so"):
-                stale.unlink()
         for path in self.outputs():
             aside = ROOT / "ffkern" / (Path(path).name + ".part")
             shutil.copy2(path, aside)

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import gpu_counts
@@ -55,6 +55,7 @@ class Assumptions:
 
 
 ASSUMPTIONS = Assumptions()
+SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of L2, for the range of a ratio
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Card:
         fp32_lanes, fp64_lanes: multiply-adds of a multiprocessor and clock.
         dram: GB/s. l2: MB. l2_clock: bytes a clock that L2 delivers to all multiprocessors.
         shared: KiB of shared memory of a multiprocessor. threads, blocks: resident on one, at most.
+        cache: share of L2 that keeps what the next step reads again.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Card:
     shared: int
     threads: int
     blocks: int
+    cache: float = ASSUMPTIONS.cache
 
     @property
     def multiprocessors(self) -> int:
@@ -113,7 +116,7 @@ class Card:
         return ASSUMPTIONS.dram * self.dram
 
     def keeps(self, working_set: int) -> bool:
-        return working_set <= ASSUMPTIONS.cache * self.l2 * 1e6
+        return working_set <= self.cache * self.l2 * 1e6
 
 
 CARDS = (
@@ -365,6 +368,19 @@ def compared() -> Iterator[tuple[Case, str]]:
                 yield case, dtype
 
 
+def ratio(fused: FusedCounts, eager: EagerCounts, card: Card, way: str) -> str:
+    """Eager with fused Adam over ffkern, and from where to where it moves with the share of L2 that is kept: a cliff
+    where one side's step just fits."""
+
+    def at(share: float) -> str:
+        other = replace(card, cache=share)
+        theirs, ours = eager_total(eager, fused.dtype, other, True), fused_total(fused, other)
+        return f"{getattr(theirs, way) / getattr(ours, way):.1f}"
+
+    values = sorted({at(share) for share in SHARES}, key=float)
+    return at(card.cache) if len(values) == 1 else f"{at(card.cache)} ({values[0]} to {values[-1]})"
+
+
 def summary_table(counts: Counts, card: Card) -> str:
     """Eager with torch's default optimiser / with fused=True; ratios are of the latter to ffkern."""
     rows = []
@@ -386,8 +402,8 @@ def summary_table(counts: Counts, card: Card) -> str:
                 " / ".join(mega(t.dram) for t in shown),
                 " / ".join(us(t.graph) for t in shown),
                 " / ".join(us(t.stream) for t in shown),
-                f"{totals[1].graph / ours.graph:.1f}",
-                f"{totals[1].stream / ours.stream:.1f}",
+                ratio(of_card(counts, case.name, dtype, card), eager, card, "graph"),
+                ratio(of_card(counts, case.name, dtype, card), eager, card, "stream"),
             ]
         )
     return table(SUMMARY, rows, 2)
@@ -738,13 +754,15 @@ Its launches are operations that are neither views nor the host's, its bytes tho
 return. In bf16 it keeps float32 weights, casts them in every step and computes all else in bfloat16, which moves fewer
 bytes than autocast does. It is given L2's rate where all that it touches stays there, else the memory's. Its optimiser:
 torch's default, one launch a `_foreach_` operation / `fused=True`, two launches. Ratio: eager with fused Adam over
-ffkern. MB are of 10^6 bytes. The labels are laid over eager's rows beforehand in a step, and by eager itself in a
-prediction.
+ffkern; in brackets, its range for shares of L2 from {SHARES[0]} to {SHARES[-1]}, where it moves: whether a step's
+memory stays in L2 is all or nothing in this model, and the largest ratios stand where ffkern's step just fits and
+eager's does not. MB are of 10^6 bytes. The labels are laid over eager's rows beforehand in a step, and by eager itself
+in a prediction.
 
 {chr(10).join(summaries)}
-Eager is favoured: its dispatcher and autograd cost nothing here, and its products reach the peak of the data sheet
-without padding or rounds, which no library does at these sizes. Python in front of ffkern's step costs nothing either:
-a small step launched from Python takes as long as Python does.
+Beyond that eager is favoured: its dispatcher and autograd cost nothing here, and its products reach the peak of the
+data sheet without padding or rounds, which no library does at these sizes. Python in front of ffkern's step costs
+nothing either: a small step launched from Python takes as long as Python does.
 
 ## What a measurement would refute
 

@@ -29,6 +29,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -162,6 +164,15 @@ def _floats(name: str, array: Array) -> Array:
     return a if a.dtype == wanted and a.dtype.isnative and a.flags.aligned else a.astype(wanted)
 
 
+def _signs(array: Array) -> Array:
+    """+1, -1, 0: integers will do."""
+    if not _is_cuda(array):
+        a = _numpy("sign", array)
+        if a.dtype.kind in "i":
+            return a.astype(np.float32)
+    return _floats("sign", array)
+
+
 def _maybe(name: str, array: Array | None) -> Array | None:
     return None if array is None else _floats(name, array)
 
@@ -263,7 +274,7 @@ def _check_written(name: str, array: Array) -> tuple[str, list[int], bool, bool]
 
 
 def _outputs(op: str, results: Sequence[str], out: Any) -> tuple[Any, ...]:
-    given = out if isinstance(out, tuple) else (out,)
+    given = tuple(out) if isinstance(out, tuple | list) else (out,)
     if len(given) != len(results):
         wanted = f"a tuple of {len(results)}: {', '.join(results)}"
         raise ValueError(f"{op}: out has {len(given)} entries; expected {wanted}")
@@ -387,7 +398,7 @@ def local_loss(
     Source: Hinton (2022) section 2.
     """
     goodness = _floats("goodness", goodness)
-    args = (goodness, _floats("sign", sign), _maybe("row_weight", row_weight), threshold, temperature)
+    args = (goodness, _signs(sign), _maybe("row_weight", row_weight), threshold, temperature)
     return Loss(*_run("local_loss", goodness, args, Loss._fields, out))
 
 
@@ -396,7 +407,7 @@ def peer_update(
 ) -> Array:
     """Peer normalisation: moves mean [M], the running mean of positive rows of h [R, M], in place; returns the term
     p [M] that it adds to dloss/dz of every positive row. Source: Hinton's ffnew.m."""
-    h, sign = _floats("h", h), _floats("sign", sign)
+    h, sign = _floats("h", h), _signs(sign)
     _check_written("mean", mean)
     _check_apart("peer_update", {"mean": mean}, (h, sign))
     return _run("peer_update_", h, (h, sign, mean, strength, momentum), ("p",), out)
@@ -455,7 +466,7 @@ def _gradient(
     out: Any,
 ) -> Any:
     kept = _kept(x, h, scale, coef)
-    args = (*kept, *variants, _maybe("sign", sign), _maybe("peer", peer), goodness)
+    args = (*kept, *variants, None if sign is None else _signs(sign), _maybe("peer", peer), goodness)
     return _run(op, kept[0], args, ("dweight", "dbias"), out)
 
 
@@ -472,6 +483,12 @@ def _check_trained(name: str, array: Array, dims: int) -> list[int]:
     else:
         return shape
     raise ValueError(f"{name} is {what}: it is updated in place")
+
+
+def _rate(lr: Any) -> float:
+    if not isinstance(lr, numbers.Real) or not 0 <= float(lr) < math.inf:
+        raise ValueError(f"lr is {lr!r}; expected a finite number >= 0")
+    return float(lr)
 
 
 class Trained:
@@ -509,7 +526,10 @@ class Trained:
             raise ValueError(f"optimiser is {optimiser!r}; expected one of {', '.join(SLOTS)}")
         shape = _check_trained("weight", weight, 2)
         if bias is not None:
-            _check_trained("bias", bias, 1)
+            length = _check_trained("bias", bias, 1)
+            if length != shape[:1]:
+                raise ValueError(f"bias has shape {length}; expected {shape[:1]}, one number a unit")
+            _check_apart("Trained", {"bias": bias}, (weight,))
         xp = _library(weight)
         slots = SLOTS[optimiser]
         beta1, beta2 = betas if slots == 2 else (momentum, 0.0)
@@ -521,7 +541,7 @@ class Trained:
             self.steps = xp.zeros((), dtype=xp.int64)
             self.stats = xp.zeros((7,), dtype=xp.float64)
             self.peer_mean = xp.full((shape[0],), peer_mean, dtype=xp.float32)
-            self._lr = xp.full((), lr, dtype=xp.float64)
+            self._lr = xp.full((), _rate(lr), dtype=xp.float64)
             self._memory = xp.zeros((0,), dtype=xp.float32)
         self._overlays: dict[tuple[float, float], Array] = {}
 
@@ -535,10 +555,15 @@ class Trained:
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._lr[...] = value
+        self._lr[...] = _rate(value)
 
     def _state(self) -> tuple[Any, ...]:
         return self.weight, self.bias, self.weight_state, self.bias_state, self.steps, self._lr
+
+    def _written(self) -> dict[str, Array]:
+        """What learning writes."""
+        names = ("weight", "bias", "weight_state", "bias_state", "peer_mean", "stats")
+        return {name: getattr(self, name) for name in names}
 
     def _workspace(self, op: str, x: Array, classes: int, *sizes: Any) -> Array:
         rows, inputs = _matrix("x", x)
@@ -549,6 +574,11 @@ class Trained:
             with _at(self.weight):
                 self._memory = xp.empty((floats,), dtype=xp.float32)
         return self._memory
+
+
+def _check_is_trained(trained: Any) -> None:
+    if not isinstance(trained, Trained):
+        raise TypeError(f"trained is {type(trained).__name__}; expected arrays.Trained(weight, bias, lr=...)")
 
 
 def layer_update(
@@ -563,6 +593,7 @@ def layer_update(
     goodness: str = "mean_sq",
 ) -> None:
     """:func:`layer_grad` with the optimiser's update fused in: no gradient is stored."""
+    _check_is_trained(trained)
     _update("layer_update_", trained, _kept(x, h, scale, coef), (), (0, 1), sign, peer, goodness)
 
 
@@ -582,6 +613,7 @@ def shared_update(
     goodness: str = "mean_sq",
 ) -> None:
     """:func:`shared_grad` with the optimiser's update fused in."""
+    _check_is_trained(trained)
     kept, labels, classes = _kept(x, h, scale, coef), _integers("labels", labels), _count("classes", classes)
     variants = (labels, _kept_overlay(trained, on_value, neutral_value), classes)
     sizes = (classes, _matrix("labels", labels)[0])
@@ -599,7 +631,8 @@ def _update(
     goodness: str,
 ) -> None:
     memory = trained._workspace("update_workspace", kept[0], *sizes)
-    peers = (_maybe("sign", sign), _maybe("peer", peer))
+    peers = (None if sign is None else _signs(sign), _maybe("peer", peer))
+    _check_apart(op.rstrip("_"), trained._written(), (*kept, *peers))
     rule = (goodness, trained.optimiser, trained._hyper)
     _run(op, kept[0], (*kept, *variants, *peers, *trained._state(), None, memory, *rule))
 
@@ -626,6 +659,7 @@ def layer_step(
     from the weights before the update; without it nobody stores them. trained.stats grows by the statistics of this
     batch.
     """
+    _check_is_trained(trained)
     x = _floats("x", x)
     first = (x, _maybe("x_norm", x_norm))
     kind = (norm, eps, goodness, threshold, temperature, peer_strength, peer_momentum)
@@ -656,6 +690,7 @@ def shared_step(
     x [N, K], its first `classes` columns not read; labels [V, N]; sign [V * N], and out as V * N rows, variant by
     variant. See :func:`shared_variants`.
     """
+    _check_is_trained(trained)
     x, labels, classes = _floats("x", x), _integers("labels", labels), _count("classes", classes)
     first = (x, labels, _kept_overlay(trained, on_value, neutral_value), classes)
     kind = (norm, eps, goodness, threshold, temperature, peer_strength, peer_momentum)
@@ -677,7 +712,7 @@ def _step(
     x, peer_strength = first[0], kind[5]
     memory = trained._workspace("step_workspace", x, *sizes, peer_strength != 0)
     lesson = (
-        _floats("sign", sign),
+        _signs(sign),
         _maybe("row_weight", row_weight),
         trained.peer_mean if peer_strength != 0 else None,
         memory,
@@ -685,8 +720,7 @@ def _step(
         h,
         h_norm,
     )
-    if out is not None:
-        _check_apart(name, {"out 'h'": h, "out 'h_norm'": h_norm}, (*first, *trained._state(), *lesson[:-2]))
+    _check_apart(name, {**trained._written(), "out 'h'": h, "out 'h_norm'": h_norm}, (*first, *lesson[:2]))
     _run(op, x, (*first, *trained._state(), None, *lesson, *kind, trained.optimiser, trained._hyper))
 
 
@@ -801,6 +835,8 @@ def head_step(
 ) -> Array:
     """One step of the head on softmax cross-entropy; returns the logits [N, C] from before the update. trained.stats
     begins with the sums of losses, right answers and rows."""
+    _check_is_trained(trained)
     lists = ([_floats("h", a) for a in h], [_floats("h_norm", a) for a in h_norm])
+    _check_apart("head_step", trained._written(), lists[0] + lists[1])
     args = (*lists, _integers("labels", labels), *trained._state(), trained.stats[:3], norm, eps)
     return _run("head_step_", trained.weight, (*args, trained.optimiser, trained._hyper), ("logits",), out)

@@ -844,7 +844,8 @@ def test_dtypes_that_are_no_floats(dtype):
         (lambda: arrays.layer_forward(bad, w), "x"),
         (lambda: arrays.layer_forward(w, bad), "weight"),
         (lambda: arrays.layer_forward(w, w, bad[0]), "bias"),
-        (lambda: arrays.local_loss(ones, bad[:, 0]), "sign"),
+        (lambda: arrays.local_loss(ones, ones, bad[:, 0]), "row_weight"),
+        *([] if dtype == "i8" else [(lambda: arrays.local_loss(ones, bad[:, 0]), "sign")]),  # signs may be integers
         (lambda: arrays.predict_goodness(w, [bad], [None], classes=2), "weights"),
         (lambda: arrays.head_forward([bad], [ones], w), "h"),
     ):
@@ -1147,6 +1148,50 @@ REFUSED: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
     "eps": (lambda w: w.forward(eps=-1), ValueError, r"eps is -1; expected a number >= 0"),
     "goodness": (lambda w: w.forward(goodness="x"), ValueError, r"goodness is 'x'; expected 'sum_sq'"),
     "None": (lambda w: w.forward(x=None), TypeError, r"x is None; expected an array"),
+    "no units to train": (
+        lambda w: arrays.layer_step(arrays.Trained(zeros(0, 12), lr=0.1), w.x, w.sign),
+        ValueError,
+        r"weight has shape \[0, 12\]; expected at least one unit and one input",
+    ),
+    "no inputs to train": (
+        lambda w: arrays.layer_update(
+            arrays.Trained(zeros(5, 0), lr=0.1), zeros(6, 0), zeros(6, 5), zeros(6), zeros(6)
+        ),
+        ValueError,
+        r"weight has shape \[5, 0\]; expected at least one unit and one input",
+    ),
+    "bias length": (
+        lambda w: arrays.Trained(w.weight, zeros(4), lr=0.1),
+        ValueError,
+        r"bias has shape \[4\]; expected \[5\], one number a unit",
+    ),
+    "bias in weight": (
+        lambda w: (lambda square: arrays.Trained(square, square[0], lr=0.1))(zeros(5, 5)),
+        ValueError,
+        r"Trained: bias shares memory",
+    ),
+    "weights as rows": (
+        lambda w: (lambda t: arrays.layer_step(t, t.weight, zeros(5)))(arrays.Trained(zeros(5, 12), lr=0.1)),
+        ValueError,
+        r"layer_step: weight shares memory with an input",
+    ),
+    "rate": (lambda w: arrays.Trained(w.weight, lr=None), ValueError, r"lr is None; expected a finite number >= 0"),
+    "rate nan": (lambda w: arrays.Trained(w.weight, lr=np.nan), ValueError, r"lr is nan; expected a finite number"),
+    "rate set": (
+        lambda w: setattr(arrays.Trained(w.weight, lr=1), "lr", -1),
+        ValueError,
+        r"lr is -1; expected a finite number >= 0",
+    ),
+    "no trained": (
+        lambda w: arrays.layer_step(w.weight, w.x, w.sign),
+        TypeError,
+        r"trained is ndarray; expected arrays.Trained",
+    ),
+    "peer strength": (
+        lambda w: arrays.layer_step(arrays.Trained(w.weight, lr=0.1), w.x, w.sign, peer_strength=np.nan),
+        ValueError,
+        r"ffkern.arrays.layer_step: peer strength is nan; expected a finite number",
+    ),
     "text": (lambda w: w.forward(x="abc"), TypeError, r"x is <U3; expected floating point"),
     "out dtype": (
         lambda w: w.forward(out=w.out._replace(h=zeros(6, 5, dtype=np.float64))),
@@ -1183,7 +1228,7 @@ REFUSED: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
         ValueError,
         r"layer_forward: out has 3 entries; expected a tuple of 4: h, goodness, scale, h_norm",
     ),
-    "out list": (lambda w: w.forward(out=list(w.out)), ValueError, r"out has 1 entries; expected a tuple of 4"),
+    "out list": (lambda w: w.forward(out=list(w.out)[:3]), ValueError, r"out has 3 entries; expected a tuple of 4"),
     "out no array": (
         lambda w: w.forward(out=(1, 2, 3, 4)),
         TypeError,
@@ -1389,6 +1434,16 @@ REFUSED: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
         r"biases has 0 entries; expected 1",
     ),
 }
+
+
+def test_signs_may_be_integers():
+    w = World()
+    both = [arrays.Trained(w.weight.copy(), lr=0.1) for _ in range(2)]
+    sign = np.array([1, -1, 0, 1, 1, -1])
+    arrays.layer_step(both[0], w.x, sign)
+    arrays.layer_step(both[1], w.x, sign.astype(np.float32))
+    np.testing.assert_array_equal(both[0].weight, both[1].weight)
+    assert (both[0].weight != w.weight).any()
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -601,3 +601,11 @@ def test_outputs_that_share_memory_with_inputs():
     with pytest.raises(RuntimeError, match="h shares memory with x"):
         layer.step(x, torch.ones(4), optim.SGD(layer.parameters(), lr=0.1), keep=(x, rows[0]))
     assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize("shape", [(0, 7), (7, 0)])
+@pytest.mark.parametrize("name", ["step_workspace", "update_workspace"])
+def test_workspace_of_no_units_or_inputs(name, shape, device):
+    sizes = (6, 0, 1, False) if name == "step_workspace" else (6, 0, 1)
+    with pytest.raises(RuntimeError, match=r"expected at least one unit and one input"):
+        getattr(ops, name)(torch.zeros(shape), *sizes)

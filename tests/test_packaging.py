@@ -135,6 +135,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert re.fullmatch(rf"ffkern-[^-]+-{TAG}-{TAG}-linux_\w+\.whl", wheel.name)
     names = zipfile.ZipFile(wheel).namelist()
     assert {n for n in names if n.endswith(".so")} == {*LIBRARIES}
+    assert "ffkern/py.typed" in names
     assert {n.split("/")[0].split("-")[0] for n in names} == {"ffkern"}
     assert any(n.endswith("/licenses/LICENSE") for n in names)
     assert not [n for n in names if "ptxsim" in n or "test" in n or n.endswith((".cpp", ".cu"))]

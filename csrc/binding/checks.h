@@ -20,7 +20,7 @@ using frontend::Tensor;
 template <class... Parts>
 [[noreturn]] void refuse(const char* op, const Parts&... parts) {
   std::ostringstream text;
-  text << frontend::kPrefix << op << ": ";
+  text << frontend::full_name(op) << ": ";
   (text << ... << parts);
   frontend::refuse(text.str());
 }
@@ -143,12 +143,13 @@ inline Optimiser parse_optimiser(const char* op, const std::string& text) {
 inline int64_t checked_classes(const char* op, int64_t classes, int64_t inputs) {
   if (classes < 1 || classes >= inputs) {
     refuse(op, "classes is ", classes, "; expected 1 to ", inputs - 1, ", fewer than the ", inputs,
-           " inputs (use label='concat' when the data has no room for the label)");
+           " inputs (no room for the label in the data? Put it before them: label='concat', concat_label)");
   }
   return classes;
 }
 
 inline PeerParams peer_params(const char* op, double strength, double momentum) {
+  if (!std::isfinite(strength)) refuse(op, "peer strength is ", strength, "; expected a finite number");
   if (!(momentum >= 0 && momentum <= 1)) refuse(op, "peer momentum is ", momentum, "; expected 0 to 1");
   return {static_cast<float>(strength), static_cast<float>(momentum)};
 }
@@ -223,10 +224,17 @@ inline void check_label_room(const char* op, int64_t classes, int64_t inputs, in
   }
 }
 
+inline void check_weight(const char* op, const Tensor& weight) {
+  if (weight.size(0) < 1 || weight.size(1) < 1) {
+    refuse(op, "weight has shape ", shape_text(weight), "; expected at least one unit and one input");
+  }
+}
+
 /// A layer of these sizes alone, for asking how much workspace it wants.
 template <class Layer>
 Layer sizes(const char* op, const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
   if (weight.dim() != 2) refuse(op, "weight has shape ", shape_text(weight), "; expected a matrix [rows, columns]");
+  check_weight(op, weight);
   Layer layer;
   layer.images = images;
   layer.inputs = weight.size(1);

@@ -81,9 +81,7 @@ struct LayerInputs {
               const MaybeTensor& x_norm_, LayerKind kind)
       : LayerInputs(scope, op, x_, weight_.dim() == 2 ? weight_.size(0) : 0, kind) {
     const Matrix& w = weight.emplace(scope, op, "weight", weight_);
-    if (w.rows < 1 || w.cols < 1) {
-      refuse(op, "weight has shape ", shape_text(weight_), "; expected at least one unit and one input");
-    }
+    check_weight(op, weight_);
     if (x.cols != w.cols) {
       refuse(op, "x has shape ", shape_text(x_), "; expected [*, ", w.cols, "] to match weight ", shape_text(weight_));
     }

@@ -81,7 +81,11 @@ std::string package_of(py::handle object);
 /// 0 and 1 both name the legacy default stream.
 inline uintptr_t plain_stream(uintptr_t stream) { return stream == 1 ? 0 : stream; }
 
-constexpr const char* kPrefix = "ffkern.arrays.";  // of an operation's name in messages
+/// An operation's name in messages: that of the function, which has no underscore behind it.
+inline std::string full_name(std::string op) {
+  if (op.back() == '_') op.pop_back();
+  return "ffkern.arrays." + op;
+}
 
 /// ValueError in Python.
 [[noreturn]] inline void refuse(const std::string& text) { throw std::invalid_argument(text); }

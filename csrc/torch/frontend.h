@@ -20,7 +20,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
-constexpr const char* kPrefix = "ffkern::";  // of an operation's name in messages
+/// An operation's name in messages.
+inline std::string full_name(const char* op) { return std::string("ffkern::") + op; }
 
 [[noreturn]] inline void refuse(const std::string& text) { throw std::runtime_error(text); }
 

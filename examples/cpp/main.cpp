@@ -61,6 +61,7 @@ std::pair<Digits, Digits> read_digits(const std::string& path, std::mt19937& ran
     }
     (n % 5 == 4 ? sets.second : sets.first).add(image, label);
   }
+  if (sets.second.size() == 0) throw std::runtime_error(path + ": expected at least five lines");
   return sets;
 }
 

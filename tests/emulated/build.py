@@ -42,6 +42,7 @@ def build() -> None:
     """CMake and ninja rebuild only what has changed since the last call."""
     options = {
         "CMAKE_MAKE_PROGRAM": toolkit.build_tool("ninja"),
+        "FFKERN_TORCH": "ON",
         "FFKERN_TORCH_DIR": Path(torch.__file__).parent,
         "FFKERN_ARRAYS": "ON",
         "Python_EXECUTABLE": sys.executable,

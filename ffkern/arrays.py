@@ -756,18 +756,22 @@ def overlay_label(
     x: Array, labels: Array, *, classes: int, on_value: float = 1.0, neutral_value: float = 0.1, out: Any = None
 ) -> Array:
     """A copy of x [R, K] with the label inputs of labels [R] written over its first `classes` columns."""
-    x = _floats("x", x)
-    args = (x, _integers("labels", labels), _count("classes", classes), _overlay(x, on_value, neutral_value))
-    return _run("overlay_label", x, args, ("out",), out)
+    return _place_label("overlay_label", x, labels, classes, on_value, neutral_value, out)
 
 
 def concat_label(
     x: Array, labels: Array, *, classes: int, on_value: float = 1.0, neutral_value: float = 0.1, out: Any = None
 ) -> Array:
     """The label inputs of labels [R], followed by x [R, K]: [R, classes + K]. Label -1 writes the neutral label."""
+    return _place_label("concat_label", x, labels, classes, on_value, neutral_value, out)
+
+
+def _place_label(
+    op: str, x: Array, labels: Array, classes: int, on_value: float, neutral_value: float, out: Any
+) -> Array:
     x = _floats("x", x)
     args = (x, _integers("labels", labels), _count("classes", classes), _overlay(x, on_value, neutral_value))
-    return _run("concat_label", x, args, ("out",), out)
+    return _run(op, x, args, ("out",), out)
 
 
 def wrong_labels(labels: Array, u: Array, *, classes: int, out: Any = None) -> Array:

@@ -1541,7 +1541,6 @@ def test_default_number_of_threads(text, want):
 
 def test_cupy_beside():
     """CuPy has no driver here; that is its own affair until an array of its is passed."""
-    pytest.importorskip("cupy")
     code = """
 import warnings
 warnings.simplefilter("ignore")  # CuPy's own

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from emulated.toolkit import build_tool
+from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -149,8 +150,7 @@ def test_installed_headers_compile_alone(core: Path, tmp_path: Path) -> None:
 
 
 def test_example_learns_digits(package: Path, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("sklearn.datasets")
-    digits = datasets.load_digits()
+    digits = load_digits()
     np.savetxt(tmp_path / "digits.csv", np.c_[digits.data, digits.target], "%d", ",")
     folder = configure(ROOT / "examples" / "cpp", tmp_path / "example", f"-DCMAKE_PREFIX_PATH={package}")
     run(build_tool("cmake"), "--build", folder)

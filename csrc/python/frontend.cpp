@@ -152,6 +152,12 @@ std::shared_ptr<View> from_cuda_array(py::handle object, const py::dict& facts) 
   return view;
 }
 
+#else
+
+[[noreturn]] void refuse_cuda() {
+  refuse("ffkern.arrays: an array is on a GPU, but this build has no CUDA kernels (FFKERN_CUDA=1 builds them)");
+}
+
 #endif
 
 // ---------------------------------------------------------------- DLPack
@@ -182,8 +188,7 @@ std::shared_ptr<View> from_dlpack(py::handle object) {
            "; expected the CPU or CUDA");
   }
 #ifndef FFKERN_HAVE_CUDA
-  if (cuda)
-    refuse("ffkern.arrays: an array is on a GPU, but this build has no CUDA kernels (FFKERN_CUDA=1 builds them)");
+  if (cuda) refuse_cuda();
 #endif
   // Asked to make the data ready on the legacy default stream, whatever stream it is on.
   const py::object capsule = cuda ? object.attr("__dlpack__")(py::arg("stream") = 1) : object.attr("__dlpack__")();
@@ -264,7 +269,7 @@ Tensor Tensor::of(py::handle object) {
 #ifdef FFKERN_HAVE_CUDA
     view = from_cuda_array(object, object.attr("__cuda_array_interface__").cast<py::dict>());
 #else
-    refuse("ffkern.arrays: an array is on a GPU, but this build has no CUDA kernels (FFKERN_CUDA=1 builds them)");
+    refuse_cuda();
 #endif
   } else if (PyObject_CheckBuffer(object.ptr())) {
     view = from_buffer(object);

@@ -16,7 +16,8 @@ from typing import Any
 import emulated
 import numpy as np
 import pytest
-from emulated.arrays import DLPACK_EXPORTS, DeviceArray, DlpackOnly, arrays_module, driver_call, namespace, new_stream
+from emulated.arrays import DLPACK_EXPORTS, DeviceArray, DlpackOnly, arrays_module, namespace
+from emulated.driver import driver_call, new_stream
 from emulated.graphs import Graphs
 from sklearn.datasets import make_blobs
 
@@ -222,7 +223,7 @@ def test_a_step_allocates_once(allocations: list[int], random: np.random.Generat
 
 @pytest.fixture
 def graphs() -> Graphs:
-    return Graphs(emulated.load())
+    return Graphs()
 
 
 def captured(graphs: Graphs, stream: int, action: Any) -> int:

@@ -603,7 +603,7 @@ def test_three_replays_are_three_steps(math: str, variants: int, optimiser: str,
         33, 40, 24, optimiser=optimiser, variants=variants, classes=5 if variants else 0, peer=True, keep=True
     )
     a = in_dtype(a, MATHS[math][0])
-    graphs = Graphs(driver)
+    graphs = Graphs()
     stream = graphs.stream()
     with forced(math):
         with emulated.device("sm_80"):
@@ -624,7 +624,7 @@ def test_three_replays_are_three_steps(math: str, variants: int, optimiser: str,
 
 def test_a_learning_rate_set_by_hand_reaches_a_captured_step(driver: ModuleType) -> None:
     """A number put into param_groups goes into the memory that the graph reads."""
-    graphs = Graphs(driver)
+    graphs = Graphs()
     stream = graphs.stream()
     layer = nn.FFLinear(12, 8)
     opt = optim.SGD(layer.parameters(), lr=0.5)
@@ -648,7 +648,7 @@ def test_a_learning_rate_set_by_hand_reaches_a_captured_step(driver: ModuleType)
 
 def test_replays_draw_new_hybrid_images(driver: ModuleType) -> None:
     """The generator's counter is on the device."""
-    graphs = Graphs(driver)
+    graphs = Graphs()
     stream = graphs.stream()
     x, other = torch.ones(4, 30), torch.zeros(4, 30)
     generator = torch.tensor([5, 0])
@@ -668,7 +668,7 @@ def test_replays_draw_new_hybrid_images(driver: ModuleType) -> None:
 
 def test_launches_go_to_the_current_stream(driver: ModuleType) -> None:
     """A step on a stream that captures would end up in the graph; one on another stream runs."""
-    graphs = Graphs(driver)
+    graphs = Graphs()
     capturing, running = graphs.stream(), graphs.stream()
     a = cases.layer_arguments(9, 16, 8)
     graph: list[int] = []

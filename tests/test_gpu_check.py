@@ -301,7 +301,7 @@ class EmulatedGraphs:
     """Captures by the software driver; what torch itself computes in a call is not captured."""
 
     def __init__(self) -> None:
-        self.driver = Graphs(emulated.load())
+        self.driver = Graphs()
         self.stream = self.driver.stream()
 
     def aside(self, call: Callable[[], object]) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from . import DEVICES, build, environment, load
-from .driver import current, driver_call, new_stream
+from .driver import current, driver_call
 
-__all__ = ["DLPACK_EXPORTS", "DeviceArray", "DlpackOnly", "arrays_module", "driver_call", "namespace", "new_stream"]
+__all__ = ["DLPACK_EXPORTS", "DeviceArray", "DlpackOnly", "arrays_module", "namespace"]
 
 
 @functools.cache

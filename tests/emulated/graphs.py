@@ -5,19 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Iterator
-from types import ModuleType
 
-from . import DEVICES, load
+from . import DEVICES
 from .driver import current, driver_call, new_stream
 
 SM80 = DEVICES.index("sm_80")
 
 
 class Graphs:
-    """Stream capture through the driver API, as torch's CUDA graphs do it. driver: what load() returned."""
-
-    def __init__(self, driver: ModuleType) -> None:
-        assert driver is load()
+    """Stream capture through the driver API, as torch's CUDA graphs do it."""
 
     def stream(self) -> int:
         return new_stream(SM80)

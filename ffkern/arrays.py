@@ -342,7 +342,7 @@ def layer_forward(
     Source: Hinton (2022) sections 2 and 2.1.
     """
     x = _floats("x", x)
-    args = (x, _floats("weight", weight), _maybe("bias", bias), _maybe("x_norm", x_norm), norm, eps, goodness)
+    args = (x, _floats("weight", weight), _maybe("bias", bias), _maybe("x_norm", x_norm), norm, eps, goodness, None)
     return Activities(*_run("layer_forward", x, args, Activities._fields, out))
 
 
@@ -350,7 +350,8 @@ def shared_base(x: Array, weight: Array, *, classes: int, out: Any = None) -> Ba
     """The first layer's product without the label inputs, which are the first `classes` columns of x [N, K] and are
     not read. weight [M, K]. See :func:`shared_variants`."""
     x = _floats("x", x)
-    return Base(*_run("shared_base", x, (x, _floats("weight", weight), _count("classes", classes)), Base._fields, out))
+    args = (x, _floats("weight", weight), _count("classes", classes), None)
+    return Base(*_run("shared_base", x, args, Base._fields, out))
 
 
 def shared_variants(
@@ -568,7 +569,7 @@ class Trained:
     def _workspace(self, op: str, x: Array, classes: int, *sizes: Any) -> Array:
         rows, inputs = _matrix("x", x)
         classes = max(0, min(classes, inputs))  # more are refused, and by a better reason than their memory
-        floats = _run(op, self.weight, (self.weight, rows, classes, *sizes))
+        floats = _run(op, self.weight, (self.weight, rows, classes, *sizes, str(x.dtype) == "bfloat16"))
         if self._memory.shape[0] < floats:
             xp = _library(self.weight)
             with _at(self.weight):
@@ -745,7 +746,7 @@ def predict_goodness(
     x = _floats("x", x)
     w = [_floats("weights", a) for a in weights]
     b = [_maybe("biases", a) for a in biases]
-    args = (x, w, b, _count("classes", classes), _overlay(x, on_value, neutral_value), norm, eps, goodness)
+    args = (x, w, b, _count("classes", classes), _overlay(x, on_value, neutral_value), norm, eps, goodness, None)
     return _run("predict_goodness", x, args, ("goodness",), out)
 
 

@@ -34,10 +34,10 @@ def _choice(name: str, value: str, allowed: Sequence[str]) -> str:
 
 
 def _stored(x: Tensor) -> torch.dtype:
-    """dtype of the activities that follow from x: tensor cores read that of x, the CPU's products are float32."""
-    if x.device.type != "cuda":
-        return torch.float32
-    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    """dtype of the activities that follow from x: that of x, but for float16 on the CPU, which computes in float32."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return torch.float32 if device == "cpu" and dtype == torch.float16 else dtype
 
 
 class FFLinear(nn.Linear):
@@ -150,7 +150,7 @@ class FFLinear(nn.Linear):
             h [R, M] in the dtype of x, and float32 [R]: goodness, row scale, L2 norm of h.
         """
         result: tuple[Tensor, Tensor, Tensor, Tensor] = torch.ops.ffkern.layer_forward(
-            x, self.weight, self.bias, x_norm, self.norm, self.eps, self.goodness
+            x, self.weight, self.bias, x_norm, self.norm, self.eps, self.goodness, self._operand(x)
         )
         return result
 
@@ -202,7 +202,7 @@ class FFLinear(nn.Linear):
                 norms into (those of the weights before the update), for the next layer.
         """
         slot = self._bind(opt)
-        workspace = self.reserve(x.shape[0], 0, 1)
+        workspace = self.reserve(x.shape[0], 0, 1, _stored(x) == torch.bfloat16)
         torch.ops.ffkern.layer_step_(
             x,
             x_norm,
@@ -234,7 +234,7 @@ class FFLinear(nn.Linear):
             keep: as for :meth:`step`, with V * N rows.
         """
         slot = self._bind(opt)
-        workspace = self.reserve(x.shape[0], classes, labels.shape[0])
+        workspace = self.reserve(x.shape[0], classes, labels.shape[0], _stored(x) == torch.bfloat16)
         torch.ops.ffkern.shared_step_(
             x,
             labels,
@@ -264,7 +264,8 @@ class FFLinear(nn.Linear):
         """
         h, goodness, scale = activities
         slot = self._bind(opt)
-        workspace = self.reserve(x.shape[0], classes, 1 if labels is None else labels.shape[0])
+        variants = 1 if labels is None else labels.shape[0]
+        workspace = self.reserve(x.shape[0], classes, variants, _stored(x) == torch.bfloat16)
         _, coef, stats = torch.ops.ffkern.local_loss(goodness, sign, row_weight, self.threshold, self.temperature)
         self._count(stats)
         peer = None
@@ -313,23 +314,25 @@ class FFLinear(nn.Linear):
             slot = self._slot = slot_of(opt, self.weight, self.bias)
         return slot
 
-    def reserve(self, images: int, classes: int = 0, variants: int = 1) -> Tensor:
+    def reserve(self, images: int, classes: int = 0, variants: int = 1, low: bool = False) -> Tensor:
         """The workspace of a step on so many rows, grown when a larger batch comes: no allocation after the first.
+
+        ``low`` says that the rows are bfloat16, which need more of it on the CPU.
 
         A compiled step cannot allocate it: take one eager step on the largest batch first, or call this. So too before
         a step is captured into a CUDA graph: a larger batch later would free the memory that the graph writes.
         """
         if torch.compiler.is_compiling():
             return self._workspace  # too small a one is refused by the operation
-        asked = (images, classes, variants, torch.get_num_threads(), self.weight.device)
+        asked = (images, classes, variants, low, torch.get_num_threads(), self.weight.device)
         if asked in self._reserved:
             return self._workspace
         if len(self._reserved) >= 64:
             self._reserved.clear()
         size = (self.weight, images, classes, variants)
         need = max(
-            torch.ops.ffkern.step_workspace(*size, self.peer_mean is not None),
-            torch.ops.ffkern.update_workspace(*size),
+            torch.ops.ffkern.step_workspace(*size, self.peer_mean is not None, low),
+            torch.ops.ffkern.update_workspace(*size, low),
         )
         if self._workspace.numel() < need or self._workspace.device != self.weight.device:
             self._workspace = torch.empty(need, dtype=torch.float32, device=self.weight.device)
@@ -351,30 +354,37 @@ class FFLinear(nn.Linear):
         return self.weight, self.bias, *state, self._weight_low(x)
 
     def _weight_low(self, x: Tensor) -> Tensor | None:
-        """The weights in the 16-bit dtype of x, which tensor cores read and every fused update writes beside them.
+        """The weights as products of 16-bit x read them, which every fused update writes beside the float32 ones.
 
-        None where there are no such products: float32 rows, and the CPU. A compiled step converts them every time.
-        Changes through ``weight.data`` go unnoticed, as they do by autograd: change weights under ``no_grad()``.
+        None for float32 rows. A compiled step converts them every time. Changes through ``weight.data`` go unnoticed,
+        as they do by autograd: change weights under ``no_grad()``.
         """
         dtype = _stored(x)
         if dtype == torch.float32 or torch.compiler.is_compiling():
             return None
-        low, weight = self._low, self.weight
+        low, weight = self._low, self.weight.detach()
         if low is None or low.dtype != dtype or low.device != weight.device:
-            low = self._low = weight.detach().to(dtype)
-        elif not self._low_is_current():
-            low.copy_(weight.detach())  # in place: a captured step reads this memory
+            units, inputs = weight.shape
+            packed = (math.ceil(units / 16), math.ceil(inputs / 2), 16, 2)
+            low = self._low = weight.new_empty(packed if weight.device.type == "cpu" else weight.shape, dtype=dtype)
+            self._low_of = None
+        if not self._low_is_current():
+            if weight.device.type == "cpu":
+                torch.ops.ffkern.pack_weight_(weight, low)
+            else:
+                low.copy_(weight)  # in place: a captured step reads this memory
+            self._low_is_new()
         return low
 
     def _low_is_current(self) -> bool:
         of = self._low_of
         return self._low is not None and of is not None and of[0] is self.weight and of[1] == self.weight._version
 
-    def _operand(self, x: Tensor) -> Tensor:
-        """The weights as a product with x best reads them, without gradient: their 16-bit copy where it is current."""
-        if self._low is not None and self._low.dtype == x.dtype and self._low_is_current():
+    def _operand(self, x: Tensor) -> Tensor | None:
+        """:meth:`_weight_low` for a product alone: not made for this one, only used where it is current."""
+        if self._low is not None and self._low.dtype == _stored(x) and self._low_is_current():
             return self._low
-        return self.weight.detach()
+        return None
 
     def _low_is_new(self) -> None:
         """A fused update has just written the copy beside the weights; any later change of them outdates it."""
@@ -735,7 +745,7 @@ class FFNet(nn.Module):
             out = self._activity_rows(i, rows, dtype)
             keep = (out[0], out[3]) if i < last else None
             if i == 0 and layer.frozen:
-                base, rest_norm = torch.ops.ffkern.shared_base(images, layer._operand(images), self.classes)
+                base, rest_norm = self._base(images)
                 self._variants_into(base, rest_norm, variants, overlay, out)
             elif i == 0:
                 layer.step_shared(
@@ -773,8 +783,7 @@ class FFNet(nn.Module):
         n = images.shape[0]
         extra = self.classes - 1 if negatives == "all" else 1
         rows, dtype = n * (2 + extra), _stored(images)
-        first = self._layer(0)
-        base, rest_norm = torch.ops.ffkern.shared_base(images, first._operand(images), self.classes)
+        base, rest_norm = self._base(images)
         neutral = torch.full_like(labels, -1)
         self._forward_rows(base, rest_norm, torch.stack((neutral, labels)), overlay, rows, 0, dtype)
 
@@ -828,6 +837,14 @@ class FFNet(nn.Module):
             out = [t[begin:end] for t in self._activity_rows(i, rows, dtype)]
             self._layer_into(i, h, h_norm, out)
 
+    def _base(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The first layer's product that all labels share, and the norms of the images without one."""
+        first = self._layer(0)
+        result: tuple[Tensor, Tensor] = torch.ops.ffkern.shared_base(
+            images, first.weight, self.classes, first._operand(images)
+        )
+        return result
+
     def _variants_into(
         self, base: Tensor, rest_norm: Tensor, variants: Tensor, overlay: Tensor, out: Sequence[Tensor]
     ) -> None:
@@ -840,7 +857,7 @@ class FFNet(nn.Module):
     def _layer_into(self, index: int, x: Tensor, x_norm: Tensor, out: Sequence[Tensor]) -> None:
         layer = self._layer(index)
         torch.ops.ffkern.layer_forward_(
-            x, layer._operand(x), layer.bias, x_norm, *out, layer.norm, layer.eps, layer.goodness
+            x, layer.weight, layer.bias, x_norm, *out, layer.norm, layer.eps, layer.goodness, layer._operand(x)
         )
 
     def step_layer(
@@ -908,7 +925,7 @@ class FFNet(nn.Module):
     def _pass(self, images: Tensor, variants: Tensor, overlay: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """h, goodness, row scale and h_norm of layer after layer for these label variants, V N rows each."""
         first = self._layer(0)
-        base, rest_norm = torch.ops.ffkern.shared_base(images, first._operand(images), self.classes)
+        base, rest_norm = self._base(images)
         count, device = variants.numel(), images.device
         h = torch.empty(count, first.out_features, dtype=_stored(images), device=device)
         rows: tuple[Tensor, ...] = (h, *(torch.empty(count, device=device) for _ in range(3)))
@@ -952,13 +969,14 @@ class FFNet(nn.Module):
         first = self._layer(0)
         result: Tensor = torch.ops.ffkern.predict_goodness(
             self._images(x),
-            [layer._operand(x) for layer in self._all_layers()],
+            [layer.weight for layer in self._all_layers()],
             [layer.bias for layer in self._all_layers()],
             self.classes,
             self._overlay(x),
             first.norm,
             first.eps,
             first.goodness,
+            [low for layer in self._all_layers() if (low := layer._weight_low(x)) is not None],
         )
         return result
 

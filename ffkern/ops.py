@@ -29,8 +29,10 @@ _FOUR = "(Tensor h, Tensor goodness, Tensor scale, Tensor h_norm)"
 _TRAINED = (
     "Tensor(a!) weight, Tensor(b!)? bias, Tensor(c!) weight_state, Tensor(d!) bias_state, Tensor(e!) step, Tensor lr"
 )
-# The copy of the weights in the storage of x (bfloat16 or float16): read by products, written with every update.
+# The weights as products of 16-bit x read them, written with every update: on CUDA a copy [M, K] in the dtype of x, on
+# the CPU for bfloat16 what pack_weight_ makes.
 _LOW = "Tensor(k!)? weight_low"
+_READ_LOW = "Tensor? weight_low=None"
 _LESSON = (
     "Tensor sign, Tensor? row_weight, Tensor(f!)? peer_mean, Tensor(g!) workspace, "
     "Tensor(h!) stats, Tensor(i!)? h, Tensor(j!)? h_norm"
@@ -41,12 +43,12 @@ _KEPT = "Tensor x, Tensor h, Tensor scale, Tensor coef"
 _LABELS = "Tensor labels, Tensor overlay, int classes"
 
 SCHEMAS = {
-    "layer_forward": f"(Tensor x, Tensor weight, Tensor? bias, Tensor? x_norm, {_KIND}) -> {_FOUR}",
+    "layer_forward": f"(Tensor x, Tensor weight, Tensor? bias, Tensor? x_norm, {_KIND}, {_READ_LOW}) -> {_FOUR}",
     "layer_forward_": (
         f"(Tensor x, Tensor weight, Tensor? bias, Tensor? x_norm, {_OUTPUTS}, "
-        "str norm, float eps, str goodness_kind) -> ()"
+        f"str norm, float eps, str goodness_kind, {_READ_LOW}) -> ()"
     ),
-    "shared_base": "(Tensor x, Tensor weight, int classes) -> (Tensor base, Tensor rest_norm)",
+    "shared_base": f"(Tensor x, Tensor weight, int classes, {_READ_LOW}) -> (Tensor base, Tensor rest_norm)",
     "shared_variants": (f"(Tensor base, Tensor rest_norm, Tensor weight, Tensor? bias, {_LABELS}, {_KIND}) -> {_FOUR}"),
     "shared_variants_": (
         "(Tensor base, Tensor rest_norm, Tensor weight, Tensor? bias, Tensor labels, "
@@ -71,8 +73,10 @@ SCHEMAS = {
     "layer_step_": (f"(Tensor x, Tensor? x_norm, {_TRAINED}, {_LOW}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"),
     "shared_step_": (f"(Tensor x, {_LABELS}, {_TRAINED}, {_LOW}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"),
     "predict_goodness": (
-        f"(Tensor x, Tensor[] weights, Tensor?[] biases, int classes, Tensor overlay, {_KIND}) -> Tensor"
+        f"(Tensor x, Tensor[] weights, Tensor?[] biases, int classes, Tensor overlay, {_KIND}, "
+        "Tensor[]? weights_low=None) -> Tensor"
     ),
+    "pack_weight_": "(Tensor weight, Tensor(a!) out) -> ()",
     "overlay_label": "(Tensor x, Tensor labels, int classes, Tensor overlay) -> Tensor",
     "concat_label": "(Tensor x, Tensor labels, int classes, Tensor overlay) -> Tensor",
     "wrong_labels": "(Tensor labels, int classes, Tensor u) -> Tensor",
@@ -87,8 +91,8 @@ SCHEMAS = {
         f"(Tensor[] h, Tensor[] h_norm, Tensor labels, {_TRAINED}, Tensor(f!) stats, "
         f"str norm, float eps, {_RULE}) -> Tensor"
     ),
-    "step_workspace": "(Tensor weight, int images, int classes, int variants, bool peer) -> int",
-    "update_workspace": "(Tensor weight, int images, int classes, int variants) -> int",
+    "step_workspace": "(Tensor weight, int images, int classes, int variants, bool peer, bool low=False) -> int",
+    "update_workspace": "(Tensor weight, int images, int classes, int variants, bool low=False) -> int",
     "cpu_path": "() -> str",
     "reset_cpu_path": "() -> str",
     "float32_precision": "() -> str",
@@ -166,7 +170,7 @@ def _(x: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, ...]:
 
 
 @_fake("shared_base")
-def _(x: Tensor, weight: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, classes: int, weight_low: Any = None) -> tuple[Tensor, Tensor]:
     return _floats(x, x.shape[0], weight.shape[0]), _floats(x, x.shape[0])
 
 
@@ -208,6 +212,7 @@ for _name in (
     "shared_update_",
     "layer_step_",
     "shared_step_",
+    "pack_weight_",
 ):
     _fake(_name)(_fake_nothing)
 
@@ -282,7 +287,7 @@ def _once(name: str, gradients: tuple[Any, ...], sources: Sequence[Tensor | None
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, bias, _, norm, _, goodness = inputs
+    x, weight, bias, _, norm, _, goodness, _ = inputs
     h, _, scale, h_norm = output
     ctx.mark_non_differentiable(scale)
     ctx.set_materialize_grads(False)
@@ -318,7 +323,7 @@ def _forward_gradients(
     """
     x, weight, bias, h, scale, h_norm = saved
     want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
-    empty: tuple[Any, ...] = (None,) * 7
+    empty: tuple[Any, ...] = (None,) * 8
     if dh is None and dg is None and dnorm is None:
         return empty
     dx = dweight = dbias = None

@@ -76,6 +76,28 @@ struct Matrix {
   }
 };
 
+/// Readable rows: bfloat16 ones as they are, the rest as float32.
+struct Rows {
+  Tensor hold;
+  const float* data = nullptr;
+  const uint16_t* low = nullptr;  // instead of data
+  int64_t rows, cols, pitch;
+
+  Rows(const char* op, const char* name, const Tensor& t) : hold(t) {
+    check_matrix(op, name, t);
+    rows = t.size(0);
+    cols = t.size(1);
+    const bool is_low = t.scalar_type() == ScalarType::BFloat16;
+    if (!is_low) hold = as_float(t);
+    pitch = contiguous_rows(hold);
+    if (is_low) {
+      low = static_cast<const uint16_t*>(hold.const_data_ptr());
+    } else {
+      data = hold.const_data_ptr<float>();
+    }
+  }
+};
+
 /// A readable float32 vector of known length, or null.
 struct Vector {
   MaybeTensor hold;
@@ -107,6 +129,23 @@ float* writable(const char* op, const char* name, const Tensor& t, std::initiali
 
 float* writable(const char* op, const char* name, const MaybeTensor& t, std::initializer_list<int64_t> shape) {
   return t.has_value() ? writable(op, name, *t, shape) : nullptr;
+}
+
+/// Activities written in place: bfloat16 where the rows are.
+uint16_t* writable_low(const char* op, const char* name, const Tensor& t, std::initializer_list<int64_t> shape) {
+  if (!t.is_cpu()) refuse(op, name, " is on another device; expected the CPU, as x is");
+  if (t.scalar_type() != ScalarType::BFloat16) {
+    refuse(op, name, " is ", dtype_text(t.scalar_type()), "; expected bfloat16, the dtype of x");
+  }
+  check_shape(op, name, t, shape);
+  check_in_place(op, name, t);
+  return static_cast<uint16_t*>(t.mutable_data_ptr());
+}
+
+/// pack_weight_() of weights [units, inputs].
+uint32_t* packed_weight(const char* op, const Tensor& t, int64_t units, int64_t inputs) {
+  uint16_t* p = writable_low(op, "weight_low", t, {(units + 15) / 16, (inputs + 1) / 2, 16, 2});
+  return reinterpret_cast<uint32_t*>(p);
 }
 
 double* writable_stats(const char* op, const Tensor& t, int64_t count) {
@@ -148,17 +187,18 @@ T* scalar(const char* op, const char* name, const Tensor& t, ScalarType type) {
 
 // ---- a layer and what trains it
 
-/// Owns float32 views of the arguments that a cpu::Layer points into.
+/// Owns what a cpu::Layer points into.
 struct LayerInputs {
-  Matrix x;
+  Rows x;
   std::optional<Matrix> weight;
   Vector bias, x_norm;
-  MaybeTensor label_hold;
+  MaybeTensor label_hold, low_hold;
   cpu::Layer layer;
 
   /// A layer of this many units whose weights are not read: of a gradient.
   LayerInputs(const char* op, const Tensor& x_, int64_t units, LayerKind kind) : x(op, "x", x_) {
     layer.x = x.data;
+    layer.x_low = x.low;
     layer.ldx = x.pitch;
     layer.images = x.rows;
     layer.inputs = x.cols;
@@ -182,6 +222,25 @@ struct LayerInputs {
     layer.bias = bias.data;
   }
 
+  /// What the product of rows of bfloat16 reads: the packed weights that the caller keeps, or that are made here.
+  void set_low(const char* op, const MaybeTensor& weight_low) {
+    if (layer.x_low == nullptr) {
+      if (weight_low.has_value()) refuse(op, "weight_low is given; expected none, as x is not bfloat16");
+      return;
+    }
+    if (weight_low.has_value()) {
+      layer.weight_low = packed_weight(op, *weight_low, layer.units, layer.inputs);
+      return;
+    }
+    const int64_t pairs = cpu::packed_weight(layer.units, layer.inputs);
+    low_hold = frontend::scratch(x.hold, {2 * pairs}, ScalarType::BFloat16);
+    uint32_t* packed = static_cast<uint32_t*>(low_hold->mutable_data_ptr());
+    const cpu::Layer known = layer;
+    frontend::compute(
+        [&] { cpu::pack_weight(frontend::provider(), known.units, known.inputs, known.weight, packed); });
+    layer.weight_low = packed;
+  }
+
   void set_labels(const char* op, const Tensor& labels, const Tensor& overlay, int64_t classes) {
     checked_classes(op, classes, layer.inputs);
     check_variants(op, labels, layer.images);
@@ -202,7 +261,7 @@ struct LayerInputs {
 
 /// Results in the dtype of x; the kernels write float32. All are there, and accepted, before anything is computed.
 struct NewActivities {
-  MaybeTensor low;  // h as it is returned, where that is not float32
+  MaybeTensor half;  // h as it is returned, where that is float16
   Tensor h, goodness, scale, h_norm;
   cpu::Activities out;
 
@@ -210,25 +269,28 @@ struct NewActivities {
       : goodness(float_result("goodness", like, {rows})),
         scale(float_result("scale", like, {rows})),
         h_norm(float_result("h_norm", like, {rows})) {
-    if (like.scalar_type() == ScalarType::Float) {
-      h = float_result("h", like, {rows, units});
-    } else {
-      low = frontend::result("h", like, {rows, units}, like.scalar_type());
+    const bool is_low = like.scalar_type() == ScalarType::BFloat16;
+    if (like.scalar_type() == ScalarType::Half) {
+      half = frontend::result("h", like, {rows, units}, like.scalar_type());
       h = frontend::scratch(like, {rows, units}, ScalarType::Float);
+    } else {
+      h = frontend::result("h", like, {rows, units}, like.scalar_type());
     }
-    out = {h.mutable_data_ptr<float>(), goodness.mutable_data_ptr<float>(), scale.mutable_data_ptr<float>(),
-           h_norm.mutable_data_ptr<float>()};
+    out = {is_low ? nullptr : h.mutable_data_ptr<float>(),
+           is_low ? static_cast<uint16_t*>(h.mutable_data_ptr()) : nullptr, goodness.mutable_data_ptr<float>(),
+           scale.mutable_data_ptr<float>(), h_norm.mutable_data_ptr<float>()};
   }
   std::tuple<Tensor, Tensor, Tensor, Tensor> results() const {
-    if (low.has_value()) frontend::copy(*low, h);
-    return {low.has_value() ? *low : h, goodness, scale, h_norm};
+    if (half.has_value()) frontend::copy(*half, h);
+    return {half.has_value() ? *half : h, goodness, scale, h_norm};
   }
 };
 
-cpu::Activities writable_activities(const char* op, int64_t rows, int64_t units, const Tensor& h,
+cpu::Activities writable_activities(const char* op, bool low, int64_t rows, int64_t units, const Tensor& h,
                                     const Tensor& goodness, const Tensor& scale, const Tensor& h_norm) {
-  return {writable(op, "h", h, {rows, units}), writable(op, "goodness", goodness, {rows}),
-          writable(op, "scale", scale, {rows}), writable(op, "h_norm", h_norm, {rows})};
+  return {low ? nullptr : writable(op, "h", h, {rows, units}), low ? writable_low(op, "h", h, {rows, units}) : nullptr,
+          writable(op, "goodness", goodness, {rows}), writable(op, "scale", scale, {rows}),
+          writable(op, "h_norm", h_norm, {rows})};
 }
 
 /// Optimiser settings and the tensors it writes.
@@ -236,36 +298,25 @@ struct Update {
   OptimiserParams params;
   cpu::Trained trained;
   int64_t* step;
-  Tensor weight;
-  MaybeTensor low;
 
   Update(const char* op, int64_t units, int64_t inputs, const Tensor& weight_, const MaybeTensor& bias,
          const Tensor& weight_state, const Tensor& bias_state, const Tensor& step_, const Tensor& lr,
-         const MaybeTensor& weight_low, const std::string& optimiser, const std::vector<double>& hyper)
-      : weight(weight_), low(weight_low) {
+         const MaybeTensor& weight_low, const std::string& optimiser, const std::vector<double>& hyper) {
     params = parse_hyper(op, optimiser, hyper);
     params.lr = *scalar<double>(op, "lr", lr, ScalarType::Double);
     step = scalar<int64_t>(op, "step", step_, ScalarType::Long);
     const int64_t slots = state_slots(params.kind);
-    trained.weight = writable(op, "weight", weight, {units, inputs});
+    trained.weight = writable(op, "weight", weight_, {units, inputs});
+    if (weight_low.has_value()) trained.weight_low = packed_weight(op, *weight_low, units, inputs);
     trained.bias = writable(op, "bias", bias, {units});
     trained.weight_state = writable(op, "weight_state", weight_state, {slots, units, inputs});
     if (bias.has_value()) trained.bias_state = writable(op, "bias_state", bias_state, {slots, units});
-    if (low.has_value()) {
-      check_storage(op, "weight_low", *low);
-      check_shape(op, "weight_low", *low, {units, inputs});
-    }
   }
 
   /// Counts this update; called when every other argument has been accepted, so a refused call changes nothing.
   const OptimiserParams& begin() {
     params.step = ++*step;
     return params;
-  }
-
-  /// Brings the copy in low precision up to date; the products here read the float32 weights.
-  void end() {
-    if (low.has_value()) frontend::copy(*low, weight);
   }
 };
 
@@ -286,7 +337,7 @@ cpu::Lesson lesson_of(const Vector& sign, const Vector& row_weight, const char* 
 
 /// Activities kept from a forward call, read back for a gradient.
 struct KeptActivities {
-  Matrix h;
+  Rows h;
   Vector scale, coef, sign, peer;
   cpu::Activities kept;
 
@@ -299,8 +350,18 @@ struct KeptActivities {
         peer(op, "peer", peer_, layer.units) {
     check_shape(op, "h", h_, {layer.rows(), layer.units});
     if (peer_.has_value() && !sign_.has_value()) refuse(op, "peer is given but sign is not; expected both");
-    h.make_dense();
-    kept.h = const_cast<float*>(h.data);  // read only
+    if (layer.x_low == nullptr && h.low != nullptr) {
+      h.hold = as_float(h_);
+      h.low = nullptr;
+      h.pitch = contiguous_rows(h.hold);
+    }
+    if (h.pitch != h.cols) h.hold = frontend::contiguous(h.hold);
+    // Both are read only.
+    if (h.low != nullptr) {
+      kept.h_low = const_cast<uint16_t*>(static_cast<const uint16_t*>(h.hold.const_data_ptr()));
+    } else {
+      kept.h = const_cast<float*>(h.hold.const_data_ptr<float>());
+    }
     kept.scale = const_cast<float*>(scale.data);
   }
 };
@@ -310,32 +371,41 @@ struct KeptActivities {
 using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 Four layer_forward(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& x_norm,
-                   std::string norm, double eps, std::string goodness) {
+                   std::string norm, double eps, std::string goodness, const MaybeTensor& weight_low) {
   const char* op = "layer_forward";
-  const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
+  LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
   NewActivities result(x, in.layer.images, in.layer.units);
-  frontend::compute([&] { cpu::forward(frontend::provider(), in.layer, result.out); });
+  in.set_low(op, weight_low);
+  Tensor hold;
+  float* memory = scratch_of(hold, x, cpu::forward_floats(in.layer));
+  frontend::compute([&] { cpu::forward(frontend::provider(), in.layer, result.out, memory); });
   return result.results();
 }
 
 void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& x_norm,
                     const Tensor& h, const Tensor& goodness, const Tensor& scale, const Tensor& h_norm,
-                    std::string norm, double eps, std::string kind) {
+                    std::string norm, double eps, std::string kind, const MaybeTensor& weight_low) {
   const char* op = "layer_forward_";
-  const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, kind));
+  LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, kind));
   check_apart(op, "h", h, "x", x);
   check_apart(op, "h", h, "weight", weight);
-  const cpu::Activities out = writable_activities(op, in.layer.images, in.layer.units, h, goodness, scale, h_norm);
-  frontend::compute([&] { cpu::forward(frontend::provider(), in.layer, out); });
+  const cpu::Activities out = writable_activities(op, in.layer.x_low != nullptr, in.layer.images, in.layer.units, h,
+                                                  goodness, scale, h_norm);
+  in.set_low(op, weight_low);
+  Tensor hold;
+  float* memory = scratch_of(hold, x, cpu::forward_floats(in.layer));
+  frontend::compute([&] { cpu::forward(frontend::provider(), in.layer, out, memory); });
 }
 
-std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes) {
+std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes,
+                                       const MaybeTensor& weight_low) {
   const char* op = "shared_base";
   LayerInputs in(op, x, weight, std::nullopt, std::nullopt, {});
   checked_classes(op, classes, in.layer.inputs);
   in.layer.classes = classes;
   Tensor base = float_result("base", x, {in.layer.images, in.layer.units});
   Tensor norm = float_result("rest_norm", x, {in.layer.images});
+  in.set_low(op, weight_low);
   frontend::compute([&] {
     cpu::base_product(frontend::provider(), in.layer, base.mutable_data_ptr<float>(), norm.mutable_data_ptr<float>());
   });
@@ -385,8 +455,9 @@ Four shared_variants(const Tensor& base, const Tensor& rest_norm, const Tensor& 
                          parse_kind(op, norm, eps, goodness));
   NewActivities result(base, in.layer.rows(), in.layer.units);
   Tensor hold;
-  float* columns = scratch_of(hold, base, cpu::label_floats(in.layer));
-  frontend::compute([&] { cpu::variants(frontend::provider(), in.layer, in.base.data, result.out, columns); });
+  const cpu::Provider provider = frontend::provider();
+  float* memory = scratch_of(hold, base, cpu::variants_floats(provider, in.layer));
+  frontend::compute([&] { cpu::variants(provider, in.layer, in.base.data, result.out, memory); });
   return result.results();
 }
 
@@ -396,10 +467,12 @@ void shared_variants_(const Tensor& base, const Tensor& rest_norm, const Tensor&
                       std::string kind) {
   const char* op = "shared_variants_";
   const VariantInputs in(op, base, rest_norm, weight, bias, labels, overlay, classes, parse_kind(op, norm, eps, kind));
-  const cpu::Activities out = writable_activities(op, in.layer.rows(), in.layer.units, h, goodness, scale, h_norm);
+  const bool low = h.scalar_type() == ScalarType::BFloat16;  // of the rows that the base product comes from
+  const cpu::Activities out = writable_activities(op, low, in.layer.rows(), in.layer.units, h, goodness, scale, h_norm);
   Tensor hold;
-  float* columns = scratch_of(hold, base, cpu::label_floats(in.layer));
-  frontend::compute([&] { cpu::variants(frontend::provider(), in.layer, in.base.data, out, columns); });
+  const cpu::Provider provider = frontend::provider();
+  float* memory = scratch_of(hold, base, cpu::variants_floats(provider, in.layer));
+  frontend::compute([&] { cpu::variants(provider, in.layer, in.base.data, out, memory); });
 }
 
 // ---- operations: learning
@@ -475,7 +548,6 @@ void update(const char* op, const LayerInputs& in, const Tensor& h, const Tensor
     cpu::update(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data, change.begin(),
                 change.trained, memory);
   });
-  change.end();
 }
 
 void layer_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef, const MaybeTensor& sign,
@@ -511,17 +583,20 @@ struct StepArguments {
   const std::vector<double>& hyper;
 };
 
-void run_step(const char* op, const LayerInputs& in, const StepArguments& a) {
+void run_step(const char* op, LayerInputs& in, const StepArguments& a) {
   const cpu::Layer& layer = in.layer;
   check_rows(op, "x", layer.images);
   const Vector sign(op, "sign", a.sign, layer.rows()), row_weight(op, "row_weight", a.row_weight, layer.rows());
   cpu::Step step;
-  step.layer = layer;
   step.lesson = lesson_of(sign, row_weight, op, a.threshold, a.temperature);
   step.peer = peer_params(op, a.peer_strength, a.peer_momentum);
   step.peer_mean = writable(op, "peer_mean", a.peer_mean, {layer.units});
   check_peer_mean(op, a.peer_strength, a.peer_mean);
-  step.keep_h = writable(op, "h", a.h, {layer.rows(), layer.units});
+  if (layer.x_low == nullptr) {
+    step.keep_h = writable(op, "h", a.h, {layer.rows(), layer.units});
+  } else if (a.h.has_value()) {
+    step.keep_h_low = writable_low(op, "h", *a.h, {layer.rows(), layer.units});
+  }
   if (a.h.has_value()) check_apart(op, "h", *a.h, "x", in.x.hold);
   step.keep_h_norm = writable(op, "h_norm", a.h_norm, {layer.rows()});
   step.stats = writable_stats(op, a.stats, kStatCount);
@@ -530,9 +605,10 @@ void run_step(const char* op, const LayerInputs& in, const StepArguments& a) {
   step.trained = change.trained;
   const cpu::Provider provider = frontend::provider();
   float* memory = workspace_of(op, a.workspace, cpu::step_floats(provider, layer, step.peer_mean != nullptr));
+  in.set_low(op, a.weight_low);
+  step.layer = layer;
   step.optimiser = change.begin();
   frontend::compute([&] { cpu::step(provider, step, memory); });
-  change.end();
 }
 
 void layer_step_(const Tensor& x, const MaybeTensor& x_norm, const Tensor& weight, const MaybeTensor& bias,
@@ -543,7 +619,7 @@ void layer_step_(const Tensor& x, const MaybeTensor& x_norm, const Tensor& weigh
                  double temperature, double peer_strength, double peer_momentum, std::string optimiser,
                  std::vector<double> hyper) {
   const char* op = "layer_step_";
-  const LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
+  LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
   run_step(op, in, {weight,    weight_state, bias_state,    step,          lr,        sign, workspace,
                     stats,     bias,         weight_low,    row_weight,    peer_mean, h,    h_norm,
                     threshold, temperature,  peer_strength, peer_momentum, optimiser, hyper});
@@ -567,7 +643,8 @@ void shared_step_(const Tensor& x, const Tensor& labels, const Tensor& overlay, 
 // ---- operations: prediction, labels, head
 
 Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vector<MaybeTensor> biases, int64_t classes,
-                        const Tensor& overlay, std::string norm, double eps, std::string goodness) {
+                        const Tensor& overlay, std::string norm, double eps, std::string goodness,
+                        const std::optional<std::vector<Tensor>>& weights_low) {
   const char* op = "predict_goodness";
   check_stack(op, weights, biases);
   LayerInputs first(op, x, weights[0], biases[0], std::nullopt, parse_kind(op, norm, eps, goodness));
@@ -579,20 +656,50 @@ Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vecto
   std::vector<Matrix> matrices;
   std::vector<Vector> vectors;
   std::vector<const float*> weight_data, bias_data;
+  std::vector<const uint32_t*> low_data;
   std::vector<int64_t> units;
+  const bool low = first.layer.x_low != nullptr;
+  bool made = false;
+  std::vector<Tensor> packed = weights_low.value_or(std::vector<Tensor>());
+  if (!packed.empty() && (!low || packed.size() != weights.size())) {
+    refuse(op, "weights_low has ", packed.size(), " tensors; expected ",
+           low ? "none, or one for each of weights" : "none, as x is not bfloat16");
+  }
   for (size_t l = 0; l < weights.size(); ++l) {
     Matrix& w = matrices.emplace_back(op, "weights", frontend::contiguous(weights[l]));
     units.push_back(w.rows);
     weight_data.push_back(w.data);
     bias_data.push_back(vectors.emplace_back(op, "biases", biases[l], w.rows).data);
+    if (!low) continue;
+    if (packed.size() == l) {
+      packed.push_back(frontend::scratch(x, {(w.rows + 15) / 16, (w.cols + 1) / 2, 16, 2}, ScalarType::BFloat16));
+      made = true;
+    }
+    low_data.push_back(packed_weight(op, packed[l], w.rows, w.cols));
   }
-  const cpu::Stack stack{static_cast<int64_t>(units.size()), weight_data.data(), bias_data.data(), units.data()};
+  const cpu::Stack stack{static_cast<int64_t>(units.size()), weight_data.data(), low_data.data(), bias_data.data(),
+                         units.data()};
   Tensor out = float_result("goodness", x, {stack.depth, first.layer.images, classes}), hold;
   const cpu::Provider provider = frontend::provider();
   float* memory = scratch_of(hold, x, cpu::predict_floats(provider, first.layer, stack));
-  frontend::compute(
-      [&] { cpu::predict_goodness(provider, first.layer, stack, out.mutable_data_ptr<float>(), memory); });
+  if (low) first.layer.weight_low = low_data[0];
+  frontend::compute([&] {
+    for (size_t l = 0; made && l < units.size(); ++l) {
+      cpu::pack_weight(provider, units[l], matrices[l].cols, weight_data[l], const_cast<uint32_t*>(low_data[l]));
+    }
+    cpu::predict_goodness(provider, first.layer, stack, out.mutable_data_ptr<float>(), memory);
+  });
   return out;
+}
+
+/// The weights as products of bfloat16 read them: out [ceil(M / 16), ceil(K / 2), 16, 2].
+void pack_weight_(const Tensor& weight, const Tensor& out) {
+  const char* op = "pack_weight_";
+  Matrix w(op, "weight", weight);
+  check_weight(op, weight);
+  w.make_dense();
+  uint32_t* packed = packed_weight(op, out, w.rows, w.cols);
+  frontend::compute([&] { cpu::pack_weight(frontend::provider(), w.rows, w.cols, w.data, packed); });
 }
 
 /// Labels, one for each row of x.
@@ -773,18 +880,24 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
 
 // ---- facts: what a step needs, which path runs
 
+/// A layer of these sizes, on rows of bfloat16 if `low`.
+cpu::Layer sized(const char* op, const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool low) {
+  static const uint16_t any = 0;
+  cpu::Layer layer = sizes<cpu::Layer>(op, weight, images, classes, variants);
+  layer.x_low = low ? &any : nullptr;
+  return layer;
+}
+
 /// Floats that layer_step_ / shared_step_ want as workspace.
-int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer) {
-  return cpu::step_floats(frontend::provider(), sizes<cpu::Layer>("step_workspace", weight, images, classes, variants),
-                          peer) +
-         16;
+int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer, bool low) {
+  const cpu::Layer layer = sized("step_workspace", weight, images, classes, variants, low);
+  return cpu::step_floats(frontend::provider(), layer, peer) + 16;
 }
 
 /// The same of layer_update_ / shared_update_.
-int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
-  return cpu::update_floats(frontend::provider(),
-                            sizes<cpu::Layer>("update_workspace", weight, images, classes, variants)) +
-         16;
+int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool low) {
+  const cpu::Layer layer = sized("update_workspace", weight, images, classes, variants, low);
+  return cpu::update_floats(frontend::provider(), layer) + 16;
 }
 
 }  // namespace
@@ -804,6 +917,7 @@ void implement_cpu(Library& library) {
   FFKERN_IMPLEMENT(library, layer_step_);
   FFKERN_IMPLEMENT(library, shared_step_);
   FFKERN_IMPLEMENT(library, predict_goodness);
+  FFKERN_IMPLEMENT(library, pack_weight_);
   FFKERN_IMPLEMENT(library, overlay_label);
   FFKERN_IMPLEMENT(library, concat_label);
   FFKERN_IMPLEMENT(library, wrong_labels);

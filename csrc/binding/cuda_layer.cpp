@@ -169,6 +169,11 @@ double* updated_stats(LaunchScope& scope, const char* op, const Tensor& t, Acces
 
 // ---------------------------------------------------------------- forward
 
+/// The weights as products read them best: their 16-bit copy, if the caller keeps one.
+const Tensor& operand(const Tensor& weight, const MaybeTensor& weight_low) {
+  return weight_low.has_value() ? *weight_low : weight;
+}
+
 void run_forward(LaunchScope& scope, const LayerInputs& in, const cuda::Activities& out, const Tensor& like) {
   if (in.layer.images == 0) return;
   const Tensor memory = scratch(scope, like, cuda::forward_bytes(in.layer, out.storage));
@@ -176,10 +181,10 @@ void run_forward(LaunchScope& scope, const LayerInputs& in, const cuda::Activiti
 }
 
 Four layer_forward(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& x_norm,
-                   std::string norm, double eps, std::string goodness) {
+                   std::string norm, double eps, std::string goodness, const MaybeTensor& weight_low) {
   const char* op = "layer_forward";
   LaunchScope scope(op, "x", x);
-  const LayerInputs in(scope, op, x, weight, bias, x_norm, parse_kind(op, norm, eps, goodness));
+  const LayerInputs in(scope, op, x, operand(weight, weight_low), bias, x_norm, parse_kind(op, norm, eps, goodness));
   const NewActivities result(scope, x, in.layer.images, in.layer.units, in.x.storage);
   run_forward(scope, in, result.out, x);
   return result.results();
@@ -187,20 +192,21 @@ Four layer_forward(const Tensor& x, const Tensor& weight, const MaybeTensor& bia
 
 void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, const MaybeTensor& x_norm,
                     const Tensor& h, const Tensor& goodness, const Tensor& scale, const Tensor& h_norm,
-                    std::string norm, double eps, std::string kind) {
+                    std::string norm, double eps, std::string kind, const MaybeTensor& weight_low) {
   const char* op = "layer_forward_";
   LaunchScope scope(op, "x", x);
-  const LayerInputs in(scope, op, x, weight, bias, x_norm, parse_kind(op, norm, eps, kind));
+  const LayerInputs in(scope, op, x, operand(weight, weight_low), bias, x_norm, parse_kind(op, norm, eps, kind));
   check_h_storage(op, in, h);
   check_apart(op, "h", h, "x", x);
   check_apart(op, "h", h, "weight", weight);
   run_forward(scope, in, written(scope, op, in.layer.images, in.layer.units, h, goodness, scale, h_norm), x);
 }
 
-std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes) {
+std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes,
+                                       const MaybeTensor& weight_low) {
   const char* op = "shared_base";
   LaunchScope scope(op, "x", x);
-  LayerInputs in(scope, op, x, weight, std::nullopt, std::nullopt, {});
+  LayerInputs in(scope, op, x, operand(weight, weight_low), std::nullopt, std::nullopt, {});
   in.layer.classes = checked_classes(op, classes, in.layer.inputs);
   const Tensor base = output(scope, "base", x, {in.layer.images, in.layer.units}, ScalarType::Float);
   const Tensor norm = output(scope, "rest_norm", x, {in.layer.images}, ScalarType::Float);
@@ -494,13 +500,15 @@ void shared_step_(const Tensor& x, const Tensor& labels, const Tensor& overlay, 
       {sign, workspace, stats, row_weight, peer_mean, h, h_norm, threshold, temperature, peer_strength, peer_momentum});
 }
 
-int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer) {
+int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer,
+                       bool /*low*/) {
   const LaunchScope scope("step_workspace", "weight", weight);
   return floats_for(
       cuda::step_bytes(scope.queue(), sizes<cuda::Layer>("step_workspace", weight, images, classes, variants), peer));
 }
 
-int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants) {
+int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants,
+                         bool /*low*/) {
   const LaunchScope scope("update_workspace", "weight", weight);
   return floats_for(
       cuda::gradient_bytes(scope.queue(), sizes<cuda::Layer>("update_workspace", weight, images, classes, variants)));
@@ -509,10 +517,18 @@ int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, 
 // ---------------------------------------------------------------- prediction
 
 Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vector<MaybeTensor> biases, int64_t classes,
-                        const Tensor& overlay, std::string norm, double eps, std::string goodness) {
+                        const Tensor& overlay, std::string norm, double eps, std::string goodness,
+                        const std::optional<std::vector<Tensor>>& weights_low) {
   const char* op = "predict_goodness";
   LaunchScope scope(op, "x", x);
   check_stack(op, weights, biases);
+  if (weights_low.has_value() && !weights_low->empty()) {
+    if (weights_low->size() != weights.size()) {
+      refuse(op, "weights_low has ", weights_low->size(), " tensors; expected none, or one for each of weights");
+    }
+    weights = *weights_low;
+    check_stack(op, weights, biases);
+  }
   LayerInputs first(scope, op, x, weights[0], biases[0], std::nullopt, parse_kind(op, norm, eps, goodness));
   first.layer.classes = checked_classes(op, classes, first.layer.inputs);
   first.layer.variants = classes;

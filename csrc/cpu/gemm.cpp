@@ -9,7 +9,6 @@
 //   +---+   +------+------+             the grid, and with it the number of threads, cannot change a bit.
 //   |   |   | task | task |
 //   +---+   +------+------+
-#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -17,7 +16,7 @@
 #include <new>
 
 #include "gemm_kernels.h"
-#include "provider.h"
+#include "grid.h"
 
 namespace ffkern::cpu {
 namespace {
@@ -25,8 +24,6 @@ namespace {
 constexpr int64_t kColumns = 512;  // of C at once: the packed block of B stays in cache
 constexpr int64_t kDepth = 2304;   // steps of k at once, for the same reason: a multiple of kBlockK
 constexpr int64_t kStrip = 12;     // rows that stay together: whole tiles of every instruction set
-
-constexpr int64_t parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
 
 struct Free {
   void operator()(float* p) const { std::free(p); }
@@ -37,15 +34,6 @@ Buffer allocate(int64_t floats) {
   void* p = std::aligned_alloc(64, static_cast<size_t>((floats * 4 + 63) / 64 * 64 + 64));
   if (p == nullptr) throw std::bad_alloc();
   return Buffer(static_cast<float*>(p));
-}
-
-struct Range {
-  int64_t begin, end;
-};
-
-/// Part s of `count` things in `slices` parts, as elements: `size` of them, `each` a thing.
-Range cut(int64_t count, int64_t slices, int64_t s, int64_t each, int64_t size) {
-  return {slice_begin(count, slices, s) * each, std::min(slice_begin(count, slices, s + 1) * each, size)};
 }
 
 void multiply_part(const Gemm& g, const GemmKernels& kernels, Range rows, Range columns) {
@@ -77,39 +65,19 @@ void multiply_part(const Gemm& g, const GemmKernels& kernels, Range rows, Range 
   }
 }
 
-/// How many parts C falls into, by rows and by columns.
-struct Grid {
-  int64_t rows, columns;
-};
-
-/// The grid whose largest part has the least to do, in multiply-adds a step of k. Parts of a row pack the same A, parts
-/// of a column the same B, and a part has whole strips and panels.
-Grid choose_grid(const Provider& provider, const Gemm& g, int64_t strips, int64_t panels, int64_t panel) {
-  constexpr int64_t kWorthATask = 1 << 20;  // multiply-adds that pay for waking a thread
-  constexpr int64_t kPack = 16;             // multiply-adds in the time that packing an element takes
-  const int64_t worth = g.m * g.n * std::max(g.k, int64_t{1}) / kWorthATask;
-  const int64_t tasks = std::clamp(worth, int64_t{1}, int64_t{provider.threads});
-  Grid best{1, 1};
-  int64_t least = INT64_MAX;
-  for (int64_t rows = 1; rows <= std::min(tasks, strips); ++rows) {
-    const int64_t columns = std::min(tasks / rows, panels);
-    const int64_t height = parts(strips, rows) * kStrip, width = parts(panels, columns) * panel;
-    const int64_t work = height * width + kPack * (width + (g.trans_a ? height * parts(width, kColumns) : 0));
-    if (work < least) {
-      least = work;
-      best = {rows, columns};
-    }
-  }
-  return best;
-}
-
 }  // namespace
 
 void own_gemm(const Provider& provider, const Gemm& g) {
   if (g.m == 0 || g.n == 0) return;
   const GemmKernels& kernels = gemm_kernels();
   const int64_t panel = 2 * kernels.lanes, panels = parts(g.n, panel), strips = parts(g.m, kStrip);
-  const Grid grid = choose_grid(provider, g, strips, panels, panel);
+  // Parts of a row pack the same A, parts of a column the same B.
+  constexpr int64_t kPack = 16;  // multiply-adds in the time that packing an element takes
+  const int64_t tasks = product_tasks(provider, g.m * g.n * std::max(g.k, int64_t{1}));
+  const Grid grid = choose_grid(tasks, strips, panels, [&](int64_t part_strips, int64_t part_panels) {
+    const int64_t height = part_strips * kStrip, width = part_panels * panel;
+    return height * width + kPack * (width + (g.trans_a ? height * parts(width, kColumns) : 0));
+  });
   parallel_tasks(provider, grid.rows * grid.columns, [&](int64_t task) {
     const Range rows = cut(strips, grid.rows, task / grid.columns, kStrip, g.m);
     const Range columns = cut(panels, grid.columns, task % grid.columns, panel, g.n);

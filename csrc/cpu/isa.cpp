@@ -1,53 +1,83 @@
-// Run-time choice of the instruction set.
+// Run-time choice of the instruction set, and of what multiplies bfloat16.
+#ifdef FFKERN_HAVE_AVX512
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "gemm_kernels.h"
+#include "pair_kernels.h"
 #include "row_kernels.h"
 
 namespace ffkern::cpu {
 namespace portable {
 extern const RowKernels kKernels;
 extern const GemmKernels kGemmKernels;
+extern const PairKernels kPairKernels;
 }  // namespace portable
 #ifdef FFKERN_HAVE_AVX2
 namespace avx2 {
 extern const RowKernels kKernels;
 extern const GemmKernels kGemmKernels;
+extern const PairKernels kPairKernels;
 }  // namespace avx2
 #endif
 #ifdef FFKERN_HAVE_AVX512
 namespace avx512 {
 extern const RowKernels kKernels;
 extern const GemmKernels kGemmKernels;
+extern const PairKernels kPairKernels;
 }  // namespace avx512
 #endif
+
+#ifdef FFKERN_HAVE_AVX512
+namespace avx512_bf16 {
+extern const PairKernels kPairKernels;
+}
+#ifdef FFKERN_HAVE_AMX
+namespace amx {
+extern const PairKernels kPairKernels;
+}
+#endif
+#endif
+namespace amx_emulated {
+extern const PairKernels kPairKernels;
+}
 
 namespace {
 
 struct Candidate {
   const RowKernels* rows;
   const GemmKernels* products;
+  const PairKernels* pairs;  // by float32 multiply-adds
   bool supported;
 };
 
 /// Worst first.
 const Candidate* candidates(int& count) {
   static const Candidate list[] = {
-      {&portable::kKernels, &portable::kGemmKernels, true},
+      {&portable::kKernels, &portable::kGemmKernels, &portable::kPairKernels, true},
 #ifdef FFKERN_HAVE_AVX2
-      {&avx2::kKernels, &avx2::kGemmKernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+      {&avx2::kKernels, &avx2::kGemmKernels, &avx2::kPairKernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
 #endif
 #ifdef FFKERN_HAVE_AVX512
-      {&avx512::kKernels, &avx512::kGemmKernels,
+      {&avx512::kKernels, &avx512::kGemmKernels, &avx512::kPairKernels,
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl")},
 #endif
   };
   count = static_cast<int>(sizeof(list) / sizeof(list[0]));
   return list;
+}
+
+std::string joined(const std::string& names, const char* name) {
+  return names.empty() ? name : names + ", " + name;
 }
 
 const Candidate* choose() {
@@ -73,12 +103,81 @@ const Candidate& current() {
   return *candidate;
 }
 
+// ---- what multiplies bfloat16
+
+#ifdef FFKERN_HAVE_AVX512
+
+struct CpuId {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  CpuId(unsigned leaf, unsigned subleaf) { __get_cpuid_count(leaf, subleaf, &a, &b, &c, &d); }
+};
+
+bool has_dot_products() { return CpuId(7, 1).a >> 5 & 1; }
+
+#ifdef FFKERN_HAVE_AMX
+/// Linux gives the tiles' memory to a process that asks for it.
+bool has_tiles() {
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  if ((CpuId(7, 0).d & (kBf16 | kTile)) != (kBf16 | kTile)) return false;
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+#endif
+#endif
+
+struct PairCandidate {
+  const PairKernels* pairs;
+  bool supported;
+};
+
+/// Worst first; the emulated ones only by name. Those with AVX-512 go with that instruction set.
+std::vector<PairCandidate> pair_candidates() {
+  const Candidate& isa = current();
+  std::vector<PairCandidate> list{{&amx_emulated::kPairKernels, true}, {isa.pairs, true}};
+#ifdef FFKERN_HAVE_AVX512
+  const bool wide = isa.rows == &avx512::kKernels;
+  static const bool dots = has_dot_products();
+  list.push_back({&avx512_bf16::kPairKernels, wide && dots});
+#ifdef FFKERN_HAVE_AMX
+  static const bool tiles = has_tiles();
+  list.push_back({&amx::kPairKernels, wide && tiles});
+#endif
+#endif
+  return list;
+}
+
+const PairKernels* choose_pairs() {
+  const std::vector<PairCandidate> list = pair_candidates();
+  const char* wanted = std::getenv("FFKERN_BF16");
+  const bool any = wanted == nullptr || *wanted == '\0';
+  for (size_t i = list.size(); i-- > 0;) {
+    if (list[i].supported && (any || std::string(wanted) == list[i].pairs->name)) return list[i].pairs;
+  }
+  throw std::runtime_error("FFKERN_BF16 is '" + std::string(wanted) +
+                           "', but this build on this processor has: " + supported_bf16());
+}
+
+std::atomic<const PairKernels*> chosen_pairs{nullptr};
+
 }  // namespace
 
 const RowKernels& row_kernels() { return *current().rows; }
 const GemmKernels& gemm_kernels() { return *current().products; }
 
-void reset_isa() { chosen.store(nullptr, std::memory_order_release); }
+
+const PairKernels& pair_kernels() {
+  const PairKernels* pairs = chosen_pairs.load(std::memory_order_acquire);
+  if (pairs == nullptr) {
+    pairs = choose_pairs();
+    chosen_pairs.store(pairs, std::memory_order_release);
+  }
+  return *pairs;
+}
+
+void reset_isa() {
+  chosen.store(nullptr, std::memory_order_release);
+  chosen_pairs.store(nullptr, std::memory_order_release);
+}
 
 const char* supported_isas() {
   static const std::string names = [] {
@@ -86,11 +185,19 @@ const char* supported_isas() {
     int count = 0;
     const Candidate* list = candidates(count);
     for (int i = 0; i < count; ++i) {
-      if (list[i].supported) text += (text.empty() ? "" : ", ") + std::string(list[i].rows->name);
+      if (list[i].supported) text = joined(text, list[i].rows->name);
     }
     return text;
   }();
   return names.c_str();
+}
+
+std::string supported_bf16() {
+  std::string text;
+  for (const PairCandidate& candidate : pair_candidates()) {
+    if (candidate.supported) text = joined(text, candidate.pairs->name);
+  }
+  return text;
 }
 
 }  // namespace ffkern::cpu

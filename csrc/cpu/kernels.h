@@ -36,11 +36,16 @@ namespace ffkern::cpu {
 /// Shared first layer: N images; the first `classes` columns of x are there but do not count, whatever is in them, and
 /// row v * N + i of every output is image i with label labels[v * N + i] in those columns: on_value in the column of
 /// the label, 0 in the others; label -1 is the neutral one, neutral_value in all.
+///
+/// Rows of bfloat16: x_low stands in for x, and the products are those of bfloat16 (pairs.h), of weights rounded to it.
+/// They are read from weight_low; labels, biases and everything else are computed in float32.
 struct Layer {
-  const float* x = nullptr;       // [N, K]
-  int64_t ldx = 0;                // distance between rows of x in floats, at least K
+  const float* x = nullptr;         // [N, K]
+  const uint16_t* x_low = nullptr;  // [N, K] bfloat16, instead of x
+  int64_t ldx = 0;                  // distance between rows of x in elements, at least K
   const float* x_norm = nullptr;  // [N] L2 norms of the rows of x (without label columns), or null: computed
   const float* weight = nullptr;  // [M, K] contiguous
+  const uint32_t* weight_low = nullptr;  // pack_weight() of it, with x_low
   const float* bias = nullptr;    // [M] or null
   int64_t images = 0, inputs = 0, units = 0;
   int64_t classes = 0, variants = 1;
@@ -61,6 +66,7 @@ struct Lesson {
 /// What a forward pass leaves of each row.
 struct Activities {
   float* h = nullptr;         // [rows, M], or null where a call allows it
+  uint16_t* h_low = nullptr;  // [rows, M] bfloat16, instead of h
   float* goodness = nullptr;  // [rows]
   float* scale = nullptr;     // [rows] r = 1 / (norm of the row of x + eps)
   float* h_norm = nullptr;    // [rows] L2 norm of the row of h: the next layer's x_norm
@@ -70,6 +76,7 @@ struct Activities {
 /// update.
 struct Trained {
   float* weight = nullptr;        // [M, K]
+  uint32_t* weight_low = nullptr;  // packed_weight() pairs, written with every update; or null
   float* bias = nullptr;          // [M] or null: no bias, or one that stays as it is
   float* weight_state = nullptr;  // [S, M, K]
   float* bias_state = nullptr;    // [S, M], null without bias
@@ -80,12 +87,19 @@ struct Trained {
 /// base [N, M] = x W^T and rest_norm [N] = norms of the rows of x, both without the label columns. rest_norm may be
 /// null.
 FFKERN_API void base_product(const Provider&, const Layer&, float* base, float* rest_norm);
-/// Plain layer: h = relu(r (x W^T) + b), goodness, scale, norm of h. All of `out` must be given.
-FFKERN_API void forward(const Provider&, const Layer&, const Activities& out);
+/// Plain layer: h = relu(r (x W^T) + b), goodness, scale, norm of h. All of `out` must be given. scratch:
+/// forward_floats().
+FFKERN_API void forward(const Provider&, const Layer&, const Activities& out, float* scratch);
+FFKERN_API int64_t forward_floats(const Layer&);
 /// Variants from a kept base product [N, M]. layer.x_norm must be base_product()'s rest_norm; layer.x is not read;
-/// out.h may be null. scratch: label_floats().
+/// out.h and out.h_low may be null. scratch: variants_floats().
 FFKERN_API void variants(const Provider&, const Layer&, const float* base, const Activities& out, float* scratch);
-FFKERN_API int64_t label_floats(const Layer&);
+FFKERN_API int64_t variants_floats(const Provider&, const Layer&);
+
+/// The weights [M, K] rounded to bfloat16, as their product reads them: out [packed_weight(M, K)] pairs,
+/// [ceil(M / 16)][ceil(K / 2)][16][2] elements.
+FFKERN_API void pack_weight(const Provider&, int64_t units, int64_t inputs, const float* weight, uint32_t* out);
+FFKERN_API int64_t packed_weight(int64_t units, int64_t inputs);
 
 // ---- learning
 
@@ -117,6 +131,7 @@ struct Step {
   OptimiserParams optimiser;
   Trained trained;
   float* keep_h = nullptr;       // [rows, M] activities for the next layer, from before the update; or null
+  uint16_t* keep_h_low = nullptr;  // [rows, M] the same in bfloat16, with layer.x_low
   float* keep_h_norm = nullptr;  // [rows] their norms, or null
   double* stats = nullptr;       // [kStatCount] += what this batch adds up to
 };
@@ -129,6 +144,7 @@ FFKERN_API int64_t step_floats(const Provider&, const Layer&, bool peer);
 struct Stack {
   int64_t depth = 0;
   const float* const* weights = nullptr;  // depth times [units[l], inputs]
+  const uint32_t* const* weights_low = nullptr;  // depth times pack_weight() of it, with first.x_low
   const float* const* biases = nullptr;   // depth times [units[l]]; entries may be null
   const int64_t* units = nullptr;
 };

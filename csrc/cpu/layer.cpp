@@ -5,6 +5,7 @@
 // The row scale r = 1 / (norm(x) + eps) commutes with the product, so raw x goes in and r enters behind it.
 // Bytes: x twice (product and norm; once when the norm is given), W once, h written, read and written once.
 // FLOPs: 2RKM; the rest is O(RM + RK).
+#include "arena.h"
 #include "rows.h"
 
 namespace ffkern::cpu {
@@ -16,19 +17,23 @@ void base_product(const Provider& provider, const Layer& layer, float* base, flo
   const int64_t slices = slice_count(provider, layer.images, layer.inputs);
   parallel_tasks(provider, slices, [&](int64_t s) {
     for (int64_t i = slice_begin(layer.images, slices, s); i < slice_begin(layer.images, slices, s + 1); ++i) {
-      rest_norm[i] = std::sqrt(kernels.sum_sq(layer.x + i * layer.ldx + layer.classes, layer.inputs - layer.classes));
+      rest_norm[i] = row_length(layer, kernels, i);
     }
   });
 }
 
-void forward(const Provider& provider, const Layer& layer, const Activities& out) {
+int64_t forward_floats(const Layer& layer) { return layer.x_low != nullptr ? layer.images * layer.units : 0; }
+
+void forward(const Provider& provider, const Layer& layer, const Activities& out, float* scratch) {
   const RowKernels& kernels = row_kernels();
-  product(provider, layer, 0, layer.images, out.h);
+  float* z = out.h_low != nullptr ? scratch : out.h;
+  product(provider, layer, 0, layer.images, z);
   const int64_t slices = slice_count(provider, layer.images, layer.inputs + layer.units);
   parallel_tasks(provider, slices, [&](int64_t s) {
     for (int64_t i = slice_begin(layer.images, slices, s); i < slice_begin(layer.images, slices, s + 1); ++i) {
-      float* h = out.h + i * layer.units;
+      float* h = z + i * layer.units;
       const Row row = forward_row(layer, kernels, nullptr, h, input_norm(layer, kernels, i), i, h);
+      if (out.h_low != nullptr) pair_kernels().narrow(h, out.h_low + i * layer.units, layer.units);
       out.goodness[i] = row.goodness;
       out.scale[i] = row.scale;
       out.h_norm[i] = row.h_norm;
@@ -36,18 +41,51 @@ void forward(const Provider& provider, const Layer& layer, const Activities& out
   });
 }
 
-int64_t label_floats(const Layer& layer) { return (layer.classes + 1) * layer.units; }
+void pack_weight(const Provider& provider, int64_t units, int64_t inputs, const float* weight, uint32_t* out) {
+  const PairKernels& kernels = pair_kernels();
+  const int64_t panels = panels_of(units), slices = slice_count(provider, panels, kPanel * inputs);
+  parallel_tasks(provider, slices, [&](int64_t s) {
+    pack_panels(kernels, slice_begin(panels, slices, s), slice_begin(panels, slices, s + 1), units, inputs, weight, out);
+  });
+}
 
-void variants(const Provider& provider, const Layer& layer, const float* base, const Activities& out, float* scratch) {
+int64_t packed_weight(int64_t units, int64_t inputs) { return panels_of(units) * pairs_of(inputs) * kPanel; }
+
+namespace {
+
+struct VariantsScratch {
+  int64_t slices;
+  float *columns, *h;  // label columns of W; [slices, M] activities of a row that are stored in bfloat16
+
+  VariantsScratch(Arena& arena, const Provider& provider, const Layer& layer)
+      : slices(slice_count(provider, layer.images, layer.variants * layer.units)),
+        columns(arena.take(label_floats(layer))),
+        h(arena.take(slices * layer.units)) {}
+};
+
+}  // namespace
+
+int64_t variants_floats(const Provider& provider, const Layer& layer) {
+  Arena arena(nullptr);
+  VariantsScratch(arena, provider, layer);
+  return arena.used();
+}
+
+void variants(const Provider& provider, const Layer& layer, const float* base, const Activities& out, float* memory) {
   const RowKernels& kernels = row_kernels();
-  gather_labels(layer, scratch);
-  const int64_t slices = slice_count(provider, layer.images, layer.variants * layer.units);
+  Arena arena(memory);
+  const VariantsScratch scratch(arena, provider, layer);
+  gather_labels(layer, scratch.columns);
+  const int64_t slices = scratch.slices;
   parallel_tasks(provider, slices, [&](int64_t s) {
     for (int64_t i = slice_begin(layer.images, slices, s); i < slice_begin(layer.images, slices, s + 1); ++i) {
       for (int64_t v = 0; v < layer.variants; ++v) {
         const int64_t at = v * layer.images + i;
-        const Row row = forward_row(layer, kernels, scratch, base + i * layer.units, layer.x_norm[i], at,
-                                    out.h == nullptr ? nullptr : out.h + at * layer.units);
+        float* h = out.h_low != nullptr ? scratch.h + s * layer.units
+                   : out.h != nullptr   ? out.h + at * layer.units
+                                        : nullptr;
+        const Row row = forward_row(layer, kernels, scratch.columns, base + i * layer.units, layer.x_norm[i], at, h);
+        if (out.h_low != nullptr) pair_kernels().narrow(h, out.h_low + at * layer.units, layer.units);
         out.goodness[at] = row.goodness;
         out.scale[at] = row.scale;
         out.h_norm[at] = row.h_norm;

@@ -128,7 +128,7 @@ void gradient_row(const Layer& layer, const RowKernels& kernels, const SliceSums
 /// ||x_i|| for a row's mass: `norm` from input_norm(), which leaves it out where no scale depends on it.
 float length_of(const Layer& layer, const RowKernels& kernels, int64_t i, float norm) {
   if (layer.kind.norm != Norm::kNone || layer.classes > 0 || layer.x_norm != nullptr) return norm;
-  return std::sqrt(kernels.sum_sq(layer.x + i * layer.ldx, layer.inputs));
+  return row_length(layer, kernels, i);
 }
 
 float length_of(const Layer& layer, const RowKernels& kernels, int64_t i) {
@@ -188,6 +188,63 @@ void update_blocks(const Provider& provider, const RowKernels& kernels, const La
   }
 }
 
+// ---- the same for rows of bfloat16 (pairs.h)
+
+constexpr int64_t kLowUnits = 64;  // of dW at once in a task: it stays in the second-level cache until it is used
+
+/// Tasks of units for an update; each has dW of kLowUnits of them in memory.
+int64_t low_slices(const Provider& provider, const Layer& layer) {
+  return slice_count(provider, panels_of(layer.units), kPanel * layer.inputs);
+}
+
+/// Calls each(slice, first, units) for blocks of at most kLowUnits units.
+template <class F>
+void low_blocks(const Provider& provider, const Layer& layer, F each) {
+  const int64_t slices = low_slices(provider, layer), panels = panels_of(layer.units);
+  parallel_tasks(provider, slices, [&](int64_t s) {
+    const int64_t last = slice_begin(panels, slices, s + 1) * kPanel, end = last < layer.units ? last : layer.units;
+    for (int64_t first = slice_begin(panels, slices, s) * kPanel; first < end; first += kLowUnits) {
+      each(s, first, end - first < kLowUnits ? end - first : kLowUnits);
+    }
+  });
+}
+
+/// dW [M, K] of all units, added to what is there if asked.
+void low_weight_product(const Provider& provider, const Layer& layer, const LowOperands& operands, bool add,
+                        float* dweight) {
+  low_blocks(provider, layer, [&](int64_t, int64_t first, int64_t units) {
+    low_gradient(layer, operands, first, units, add, dweight + first * layer.inputs);
+  });
+}
+
+/// Floats of dW that an update holds at once.
+int64_t block_floats(const Provider& provider, const Layer& layer) {
+  if (layer.x_low == nullptr) return update_block(layer) * layer.inputs;
+  return low_slices(provider, layer) * kLowUnits * layer.inputs;
+}
+
+/// dW block by block, or all of it if there are no operands, and with the update the new panels of W.
+void low_update(const Provider& provider, const RowKernels& kernels, const Layer& layer, const SliceSums& sums,
+                const LowOperands* operands, const OptimiserParams& params, const Trained& trained, float* dweight) {
+  const int64_t slot = layer.units * layer.inputs;
+  const bool two = state_slots(params.kind) == 2;
+  const UpdateRule rule = update_rule(params, false);
+  low_blocks(provider, layer, [&](int64_t s, int64_t first, int64_t units) {
+    const int64_t offset = first * layer.inputs;
+    float* dw = operands != nullptr ? dweight + s * kLowUnits * layer.inputs : dweight + offset;
+    if (operands != nullptr) low_gradient(layer, *operands, first, units, false, dw);
+    scatter_labels(layer, sums, first, units, dw);
+    for (int64_t unit = first; unit < first + units; unit += kPanel) {
+      const int64_t rows = first + units - unit < kPanel ? first + units - unit : kPanel, at = unit * layer.inputs;
+      float* m = trained.weight_state + at;
+      kernels.update(rule, dw + (at - offset), trained.weight + at, m, two ? m + slot : nullptr, rows * layer.inputs);
+      if (trained.weight_low == nullptr) continue;
+      pack_panels(pair_kernels(), unit / kPanel, unit / kPanel + 1, layer.units, layer.inputs, trained.weight,
+                  trained.weight_low);
+    }
+  });
+}
+
 }  // namespace
 
 namespace {
@@ -195,8 +252,15 @@ namespace {
 struct GradientScratch {
   SliceSums sums;
   float* rdz;
+  float* h = nullptr;              // [slices, M] a row of activities that are stored in bfloat16
+  std::optional<LowOperands> low;  // of such rows
+
   GradientScratch(Arena& arena, const Provider& provider, const Layer& layer)
-      : sums(arena, provider, layer), rdz(arena.take(layer.images * layer.units)) {}
+      : sums(arena, provider, layer), rdz(arena.take(layer.images * layer.units)) {
+    if (layer.x_low == nullptr) return;
+    h = arena.take(sums.slices * layer.units);
+    low.emplace(arena, layer, layer.images + 1);
+  }
 };
 
 /// r dz of every image and the slice sums, from kept activities; notes what each row teaches, unless lessons is null.
@@ -211,13 +275,19 @@ void sweep_gradients(const Provider& provider, const RowKernels& kernels, const 
       const float x_norm = lessons != nullptr ? length_of(layer, kernels, i) : 0.0f;
       for (int64_t v = 0; v < layer.variants; ++v) {
         const int64_t at = v * layer.images + i;
+        const float* h = kept.h + at * layer.units;
+        if (kept.h_low != nullptr) {
+          float* wide = scratch.h + s * layer.units;
+          pair_kernels().widen(kept.h_low + at * layer.units, wide, layer.units);
+          h = wide;
+        }
         if (lessons != nullptr) {
-          const float h_norm = std::sqrt(kernels.sum_sq(kept.h + at * layer.units, layer.units));
+          const float h_norm = std::sqrt(kernels.sum_sq(h, layer.units));
           lessons->note(layer, i, v == 0, coef[at], kept.scale[at], h_norm, x_norm, peer != nullptr && sign[at] > 0);
         }
         gradient_row(layer, kernels, sums, s, v, at,
-                     row_gradient(layer, coef[at], kept.scale[at], peer, sign != nullptr ? sign[at] : 0.0f),
-                     kept.h + at * layer.units, scratch.rdz + i * layer.units);
+                     row_gradient(layer, coef[at], kept.scale[at], peer, sign != nullptr ? sign[at] : 0.0f), h,
+                     scratch.rdz + i * layer.units);
       }
       if (i % kRunRows == kRunRows - 1) sums.flush(s);
     }
@@ -237,10 +307,15 @@ void gradient(const Provider& provider, const Layer& layer, const Activities& ke
               const float* sign, const float* peer, float* dweight, float* dbias, float* scratch) {
   const RowKernels& kernels = row_kernels();
   Arena arena(scratch);
-  const GradientScratch parts(arena, provider, layer);
+  GradientScratch parts(arena, provider, layer);
   sweep_gradients(provider, kernels, layer, kept, coef, sign, peer, parts, nullptr);
   std::memcpy(dbias, parts.sums.db(), sizeof(float) * layer.units);
-  weight_product(provider, layer, {layer.images, layer.x, layer.ldx}, parts.rdz, 0, layer.units, false, dweight);
+  if (parts.low) {
+    pack_operands(provider, layer, 0, {layer.images}, parts.rdz, *parts.low);
+    low_weight_product(provider, layer, *parts.low, false, dweight);
+  } else {
+    weight_product(provider, layer, {layer.images, layer.x, layer.ldx}, parts.rdz, 0, layer.units, false, dweight);
+  }
   scatter_labels(layer, parts.sums, 0, layer.units, dweight);
 }
 
@@ -248,7 +323,7 @@ int64_t update_floats(const Provider& provider, const Layer& layer) {
   Arena arena(nullptr);
   GradientScratch(arena, provider, layer);
   Lessons(arena, layer);
-  arena.take(update_block(layer) * layer.inputs);
+  arena.take(block_floats(provider, layer));
   return arena.used();
 }
 
@@ -256,13 +331,19 @@ void update(const Provider& provider, const Layer& layer, const Activities& kept
             const float* peer, const OptimiserParams& params, const Trained& trained, float* scratch) {
   const RowKernels& kernels = row_kernels();
   Arena arena(scratch);
-  const GradientScratch parts(arena, provider, layer);
+  GradientScratch parts(arena, provider, layer);
   const Lessons lessons(arena, layer);
-  float* dweight = arena.take(update_block(layer) * layer.inputs);
+  float* dweight = arena.take(block_floats(provider, layer));
   sweep_gradients(provider, kernels, layer, kept, coef, sign, peer, parts,
                   params.row_tolerance > 0 ? &lessons : nullptr);
-  const ProductRows rows = lessons.keep(kernels, layer, params.row_tolerance, peer, parts.rdz);
-  update_blocks(provider, kernels, layer, parts.sums, rows, parts.rdz, params, trained, dweight);
+  if (parts.low) {
+    pack_operands(provider, layer, 0, lessons.keep_low(kernels, layer, params.row_tolerance, peer), parts.rdz,
+                  *parts.low);
+    low_update(provider, kernels, layer, parts.sums, &*parts.low, params, trained, dweight);
+  } else {
+    const ProductRows rows = lessons.keep(kernels, layer, params.row_tolerance, peer, parts.rdz);
+    update_blocks(provider, kernels, layer, parts.sums, rows, parts.rdz, params, trained, dweight);
+  }
   update_bias(kernels, layer.units, params, trained, parts.sums.db());
 }
 
@@ -280,6 +361,7 @@ struct StepScratch {
   float* peer_sums = nullptr;  // [slices, 2, M]
   float* p = nullptr;
   std::optional<Lessons> lessons;  // of a batch in one chunk
+  std::optional<LowOperands> low;  // of rows of bfloat16
 
   StepScratch(Arena& arena, const Provider& provider, const Layer& layer, bool peer)
       : chunk(chunk_images(layer, peer)), sums(arena, provider, layer) {
@@ -288,7 +370,7 @@ struct StepScratch {
     norm = arena.take(layer.images);
     stats = arena.take_doubles(sums.slices * kStatCount);
     z = arena.take(chunk * layer.units);
-    dweight = arena.take((chunk < layer.images ? layer.units : update_block(layer)) * layer.inputs);
+    dweight = arena.take(chunk < layer.images ? layer.units * layer.inputs : block_floats(provider, layer));
     if (layer.classes > 0) {
       columns = arena.take(label_floats(layer));
       variant_h = arena.take(sums.slices * layer.variants * layer.units);
@@ -298,6 +380,7 @@ struct StepScratch {
       p = arena.take(layer.units);
     }
     if (chunk == layer.images) lessons.emplace(arena, layer);
+    if (layer.x_low != nullptr) low.emplace(arena, layer, chunk + 1);
   }
 
   /// The peer term of any row needs the mean over all rows first, hence one chunk.
@@ -336,6 +419,7 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
           const int64_t at = v * layer.images + i;
           const Row row = forward_row(layer, kernels, scratch.columns, z, scratch.norm[i], at, activities(v));
           if (!pass.lesson) continue;
+          if (step.keep_h_low != nullptr) pair_kernels().narrow(activities(v), step.keep_h_low + at * units, units);
           scratch.scale[at] = row.scale;
           scratch.coef[at] = row_lesson(step.lesson, layer.rows(), at, row.goodness, stats);
           if (note) {
@@ -376,7 +460,7 @@ void step(const Provider& provider, const Step& step, float* memory) {
   const Layer& layer = step.layer;
   const bool peer = step.peer_mean != nullptr;
   Arena arena(memory);
-  const StepScratch scratch(arena, provider, layer, peer);
+  StepScratch scratch(arena, provider, layer, peer);
   const int64_t slices = scratch.sums.slices;
 
   scratch.sums.clear();
@@ -396,14 +480,24 @@ void step(const Provider& provider, const Step& step, float* memory) {
     } else {
       sweep(provider, kernels, step, scratch, begin, count, {.lesson = true, .learn = true});
     }
-    if (chunked) {
+    if (chunked && scratch.low) {
+      pack_operands(provider, layer, begin, {count}, scratch.z, *scratch.low);
+      low_weight_product(provider, layer, *scratch.low, begin > 0, scratch.dweight);
+    } else if (chunked) {
       weight_product(provider, layer, {count, layer.x + begin * layer.ldx, layer.ldx}, scratch.z, 0, layer.units,
                      begin > 0, scratch.dweight);
     }
   }
   scratch.sums.reduce(layer, scratch.p, peer ? count_positive(layer.rows(), step.lesson.sign) : 0);
 
-  if (chunked) {
+  if (scratch.low) {
+    if (!chunked) {
+      const SummedRows rows = scratch.lessons->keep_low(kernels, layer, step.optimiser.row_tolerance, scratch.p);
+      pack_operands(provider, layer, 0, rows, scratch.z, *scratch.low);
+    }
+    low_update(provider, kernels, layer, scratch.sums, chunked ? nullptr : &*scratch.low, step.optimiser, step.trained,
+               scratch.dweight);
+  } else if (chunked) {
     scatter_labels(layer, scratch.sums, 0, layer.units, scratch.dweight);
     update_units(provider, kernels, layer, step.optimiser, step.trained, 0, layer.units, scratch.dweight);
   } else {

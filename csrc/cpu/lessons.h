@@ -23,6 +23,7 @@
 #include "../core/math.h"
 #include "arena.h"
 #include "kernels.h"
+#include "pairs.h"
 #include "row_kernels.h"
 
 namespace ffkern::cpu {
@@ -40,7 +41,11 @@ class Lessons {
       : capacity_(layer.images / 2 < kMostKept ? layer.images / 2 : kMostKept),
         mass_(arena.take_doubles(layer.images)),
         owed_(arena.take(layer.images)),
-        x_(arena.take((capacity_ + 1) * layer.inputs)) {}
+        x_(arena.take((capacity_ + 2) * layer.inputs)) {
+    if (layer.x_low == nullptr) return;
+    index_ = reinterpret_cast<int64_t*>(arena.take_doubles(layer.images));
+    low_u_ = reinterpret_cast<uint16_t*>(arena.take(pairs_of(layer.inputs)));
+  }
 
   /// Notes one row of image i. `owes` rows are positive ones of a layer with a peer term.
   void note(const Layer& layer, int64_t i, bool first, float coef, float scale, float h_norm, float x_norm,
@@ -49,6 +54,31 @@ class Lessons {
     const double slope = std::fabs(static_cast<double>(coef) * goodness_slope(layer.kind.goodness, layer.units));
     mass_[i] = (first ? 0.0 : mass_[i]) + slope * dh * scale * x_norm;
     owed_[i] = (first ? 0.0f : owed_[i]) + (owes ? scale : 0.0f);
+  }
+
+  /// The rows of bfloat16 that still teach, by index: packing them for the product copies no others. p [M] is the peer
+  /// term or null.
+  SummedRows keep_low(const RowKernels& kernels, const Layer& layer, double tolerance, const float* p) const {
+    const SummedRows all{layer.images};
+    if (!(tolerance > 0)) return all;
+    double total = 0;
+    for (int64_t i = 0; i < layer.images; ++i) total += mass_[i];
+    if (!std::isfinite(total)) return all;
+    const double least = tolerance * total / static_cast<double>(layer.images);
+    int64_t kept = 0;
+    float *u = x_, *wide = x_ + layer.inputs;
+    if (p != nullptr) std::memset(u, 0, sizeof(float) * layer.inputs);
+    for (int64_t i = 0; i < layer.images; ++i) {
+      if (mass_[i] > least) {
+        index_[kept++] = i;
+      } else if (p != nullptr && owed_[i] != 0) {
+        pair_kernels().widen(layer.x_low + i * layer.ldx, wide, layer.inputs);
+        kernels.axpy(owed_[i], wide, u, layer.inputs);
+      }
+    }
+    if (p == nullptr || kept == layer.images) return {kept, index_};
+    pair_kernels().narrow(u, low_u_, layer.inputs);
+    return {kept, index_, p, low_u_};
   }
 
   /// Moves the rows that still teach to the front of rdz; all rows stay where they are if too many do, or if any mass
@@ -88,6 +118,8 @@ class Lessons {
   double* mass_;  // [N]
   float* owed_;   // [N] sum of r over an image's positive rows
   float* x_;      // [capacity + 1, K]
+  int64_t* index_ = nullptr;   // [N] of rows of bfloat16
+  uint16_t* low_u_ = nullptr;  // [K]
 };
 
 }  // namespace ffkern::cpu

@@ -6,9 +6,21 @@
 
 #include "../core/math.h"
 #include "kernels.h"
+#include "pairs.h"
 #include "row_kernels.h"
 
 namespace ffkern::cpu {
+
+inline int64_t label_floats(const Layer& layer) { return (layer.classes + 1) * layer.units; }
+
+/// Panels [begin, end) of the packed weights.
+inline void pack_panels(const PairKernels& kernels, int64_t begin, int64_t end, int64_t units, int64_t inputs,
+                        const float* weight, uint32_t* out) {
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const int64_t first = panel * kPanel, rows = units - first < kPanel ? units - first : kPanel;
+    kernels.pack_rows(weight + first * inputs, inputs, rows, inputs, out + first * pairs_of(inputs));
+  }
+}
 
 /// Label columns of W as contiguous rows [classes + 1, M]; the last row is their sum, for the neutral label.
 inline void gather_labels(const Layer& layer, float* columns) {
@@ -62,11 +74,26 @@ inline int64_t label_index(const Layer& layer, int64_t row) {
   return label < 0 ? layer.classes : label;
 }
 
+/// ||x_i|| from its elements, without label columns.
+inline float row_length(const Layer& layer, const RowKernels& kernels, int64_t i) {
+  const int64_t begin = i * layer.ldx + layer.classes, count = layer.inputs - layer.classes;
+  if (layer.x_low == nullptr) return std::sqrt(kernels.sum_sq(layer.x + begin, count));
+  constexpr int64_t kRun = 1024;
+  float wide[kRun];
+  double total = 0;
+  for (int64_t j = 0; j < count; j += kRun) {
+    const int64_t run = count - j < kRun ? count - j : kRun;
+    pair_kernels().widen(layer.x_low + begin + j, wide, run);
+    total += kernels.sum_sq(wide, run);
+  }
+  return static_cast<float>(std::sqrt(total));
+}
+
 /// ||x_i||, without label columns.
 inline float input_norm(const Layer& layer, const RowKernels& kernels, int64_t i) {
   if (layer.x_norm != nullptr) return layer.x_norm[i];
   if (layer.kind.norm == Norm::kNone && layer.classes == 0) return 0.0f;  // r = 1 needs no norm
-  return std::sqrt(kernels.sum_sq(layer.x + i * layer.ldx + layer.classes, layer.inputs - layer.classes));
+  return row_length(layer, kernels, i);
 }
 
 /// Loss of one row into stats; its coefficient.
@@ -134,6 +161,7 @@ inline Row forward_row(const Layer& layer, const RowKernels& kernels, const floa
 
 /// z = x W^T of images [begin, begin + images), without the label columns.
 inline void product(const Provider& provider, const Layer& layer, int64_t begin, int64_t images, float* z) {
+  if (layer.x_low != nullptr) return low_product(provider, layer, begin, images, z);
   const int64_t skip = layer.classes;
   provider.gemm(provider, {.trans_b = true,
                            .m = images,

@@ -1,6 +1,7 @@
 // One vector type per instruction set, so that each row kernel is written once.
 //
-// row_kernels.cpp and gemm_kernels.cpp are compiled once with FFKERN_ISA = portable, avx2 and avx512. Everything here
+// row_kernels.cpp and gemm_kernels.cpp are compiled once with FFKERN_ISA = portable, avx2 and avx512, pair_kernels.cpp
+// also with what multiplies bfloat16. Everything here
 // lives in a namespace of that name: an inline function shared between the builds would be merged by the linker, and an
 // AVX-512 copy could then run on a machine without it. For the same reason this header uses no inline function of the
 // standard library.
@@ -10,6 +11,9 @@
 #define FFKERN_LEVEL_portable 0
 #define FFKERN_LEVEL_avx2 1
 #define FFKERN_LEVEL_avx512 2
+#define FFKERN_LEVEL_avx512_bf16 2
+#define FFKERN_LEVEL_amx 2
+#define FFKERN_LEVEL_amx_emulated 0
 #define FFKERN_JOIN_(a, b) a##b
 #define FFKERN_JOIN(a, b) FFKERN_JOIN_(a, b)
 #define FFKERN_LEVEL FFKERN_JOIN(FFKERN_LEVEL_, FFKERN_ISA)

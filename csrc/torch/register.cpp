@@ -1,12 +1,14 @@
 // Gives the operations to torch's dispatcher. Their schemas are in ffkern/ops.py.
 #include "binding/operations.h"
+#include "cpu/pair_kernels.h"
 #include "cpu/row_kernels.h"
 
 namespace ffkern {
 namespace {
 
 std::string cpu_path() {
-  return std::string(cpu::row_kernels().name) + ";" + cpu::supported_isas() + ";" + frontend::product_name();
+  return std::string(cpu::row_kernels().name) + ";" + cpu::supported_isas() + ";" + frontend::product_name() + ";" +
+         cpu::pair_kernels().name + ";" + cpu::supported_bf16();
 }
 
 /// Reads FFKERN_CPU_ISA and FFKERN_GEMM again.

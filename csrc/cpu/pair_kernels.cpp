@@ -95,12 +95,13 @@ void pack_right(const uint16_t* const* rows, int64_t n, int64_t p, int64_t pairs
   fill_steps(rows, n, p, pairs, out);
 }
 
-/// out[j][i] = in[i][j] for 16 x 16 pairs.
-void transpose(const uint32_t (*in)[kPanel], uint32_t* out) {
+/// out[j][i] = row(i)[j] for 16 x 16 pairs.
 #if FFKERN_LEVEL == 2
+template <class Row>
+inline __attribute__((always_inline)) void transpose_rows(Row row, uint32_t* out) {
   __m512i r[16], t[16];
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(in[i]);
+  for (int i = 0; i < 16; ++i) r[i] = row(i);
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
     t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
@@ -123,6 +124,12 @@ void transpose(const uint32_t (*in)[kPanel], uint32_t* out) {
     _mm512_storeu_si512(out + (q + 8) * kPanel, _mm512_shuffle_i32x4(a, b, 0xdd));
     _mm512_storeu_si512(out + (q + 12) * kPanel, _mm512_shuffle_i32x4(c, d, 0xdd));
   }
+}
+#endif
+
+void transpose(const uint32_t (*in)[kPanel], uint32_t* out) {
+#if FFKERN_LEVEL == 2
+  transpose_rows([=](int i) { return _mm512_loadu_si512(in[i]); }, out);
 #else
   for (int64_t j = 0; j < kPanel; ++j) {
     for (int64_t i = 0; i < kPanel; ++i) out[j * kPanel + i] = in[i][j];
@@ -133,7 +140,18 @@ void transpose(const uint32_t (*in)[kPanel], uint32_t* out) {
 void pack_rows(const float* x, int64_t ldx, int64_t rows, int64_t k, uint32_t* out) {
   alignas(64) uint32_t block[kPanel][kPanel] = {};
   alignas(64) uint32_t turned[kPanel * kPanel];
-  for (int64_t j = 0; j < k; j += 2 * kPanel, out += kPanel * kPanel) {
+  int64_t j = 0;
+#ifdef __AVX512BF16__
+  for (; rows == kPanel && j + 2 * kPanel <= k; j += 2 * kPanel, out += kPanel * kPanel) {
+    transpose_rows(
+        [=](int i) {
+          const float* row = x + i * ldx + j;
+          return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + kPanel), _mm512_loadu_ps(row)));
+        },
+        out);
+  }
+#endif
+  for (; j < k; j += 2 * kPanel, out += kPanel * kPanel) {
     const int64_t there = k - j < 2 * kPanel ? k - j : 2 * kPanel;
     for (int64_t i = 0; i < rows; ++i) {
       if (there < 2 * kPanel) __builtin_memset(block[i], 0, sizeof block[i]);

@@ -15,8 +15,8 @@ from ._version import __version__
 __all__ = ["info"]
 
 STORAGE = (
-    "bfloat16 and float16: on the CPU storage formats, computed in float32, so they save memory, not time; on CUDA "
-    "operands of the tensor cores"
+    "bfloat16 and float16 are operands of the tensor cores on CUDA; on the CPU bfloat16 is multiplied as shown, and "
+    "float16 is storage, computed in float32"
 )
 
 
@@ -26,7 +26,7 @@ def info() -> dict[str, Any]:
     ``cuda.device_usable`` is torch's answer; ``cuda.driver`` is the library file that was found, or
     None.
     """
-    isa, available, gemm = ops.cpu_path().split(";")
+    isa, available, gemm, bfloat16, units = ops.cpu_path().split(";")
     build = build_info()
     return {
         "version": __version__,
@@ -36,6 +36,8 @@ def info() -> dict[str, Any]:
             "isa": isa,
             "isa_available": [name.strip() for name in available.split(",")],
             "gemm": gemm,
+            "bfloat16": bfloat16,
+            "bfloat16_available": units.split(", "),
             "threads": torch.get_num_threads(),
         },
         "cuda": {

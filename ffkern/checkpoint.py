@@ -95,7 +95,7 @@ def _saved(path: Path, content: dict[str, Any]) -> Saved:
     rows, one = torch.empty(0, made["inputs"]), torch.tensor(0.0)
     like("scaling", scaling, {"mean": rows.new_empty(made["inputs"]) if scaling["mean"].dim() else one, "scale": one})
     labels, shape = torch.empty(0, dtype=torch.int64), tuple(made["shape"])
-    fitted = Scaling(scaling["mean"], scaling["scale"])
+    fitted = Scaling(scaling["mean"], scaling["scale"], recipe.dtype)
     nothing = data.Dataset("", rows, labels, rows, labels, made["classes"], shape, scaling=fitted)
     recipe.trainer(net, nothing).load_state_dict(content["trainer"])
     if content["threads"] < 1:

@@ -12,6 +12,13 @@ import typer
 
 from .. import _info
 
+BFLOAT16 = {
+    "amx": "tiles of AMX",
+    "avx512_bf16": "dot products of AVX-512",
+    "fma": "two float32 multiply-adds a pair: no faster than float32",
+    "amx_emulated": "AMX in software: slow, for tests",
+}
+
 
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
@@ -29,6 +36,7 @@ def info(
         "torch": f"{facts['torch']} (built against {build.get('torch', 'unknown')}, {compiler})",
         "CPU": (f"{cpu['isa']} in use of {', '.join(cpu['isa_available'])}; {cpu['threads']} threads"),
         "products": "torch's BLAS" if cpu["gemm"] == "blas" else "ffkern's own GEMM",
+        "bfloat16": f"{BFLOAT16[cpu['bfloat16']]} ({cpu['bfloat16']} of {', '.join(cpu['bfloat16_available'])})",
         "CUDA kernels": images,
         "CUDA driver": cuda["driver"] or "not found",
         "GPU": "usable by torch" if cuda["device_usable"] else "none usable by torch",

@@ -226,6 +226,11 @@ def _check_places(out: Path | None, resume: Path | None, given: list[str], json_
 def _check_comparison(chosen: Recipe, compare_eager: bool, folder: Path | None) -> None:
     if not compare_eager:
         return
+    if chosen.precision != "float32":
+        raise typer.BadParameter(
+            f"the comparison is one of float32; expected --precision float32, not {chosen.precision}",
+            param_hint="--compare-eager",
+        )
     plain = chosen.schedule == "simultaneous" and chosen.negatives != "hard" and chosen.optimiser == "adam"
     if not plain or chosen.shift or chosen.weight_decay or chosen.head_weight_decay or chosen.peer:
         raise typer.BadParameter(

@@ -19,19 +19,21 @@ CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """x becomes (x - mean) / scale; mean is [K] or one number, scale one number."""
+    """x becomes (x - mean) / scale, rounded to dtype; mean is [K] or one number, scale one number."""
 
     mean: Tensor
     scale: Tensor
+    dtype: torch.dtype = torch.float32
 
     @classmethod
-    def fit(cls, x: Tensor, how: str) -> Scaling:
+    def fit(cls, x: Tensor, how: str, dtype: torch.dtype = torch.float32) -> Scaling:
         """Statistics of the rows of x, [N, K].
 
         Args:
             how: "mean-image": the mean of each pixel and one standard deviation for all pixels, so
                 that a constant pixel stays 0. "mean": one mean and one standard deviation. "none":
-                the identity.
+                no scaling.
+            dtype: of the scaled rows.
 
         Raises:
             ValueError: x has no spread to divide by, or how is not known.
@@ -39,25 +41,29 @@ class Scaling:
         if how not in SCALINGS:
             raise ValueError(f"how is {how!r}; expected one of {', '.join(map(repr, SCALINGS))}")
         if how == "none":
-            return IDENTITY
+            return cls(torch.tensor(0.0), torch.tensor(1.0), dtype)
         mean = x.mean(0) if how == "mean-image" else x.mean()
         scale = (x - mean).square_().mean().sqrt()
         if not (scale > 0 and scale.isfinite()):
             raise ValueError(
                 f"x has a standard deviation of {scale.item():g} around its {how}; expected more than 0, and finite"
             )
-        return cls(mean, scale)
+        return cls(mean, scale, dtype)
 
     @property
     def identity(self) -> bool:
-        """Whether :meth:`apply` changes nothing."""
+        """Whether :meth:`apply` changes no float32 rows."""
+        return self.dtype == torch.float32 and self._unscaled
+
+    @property
+    def _unscaled(self) -> bool:
         return not bool(self.mean.any()) and bool((self.scale == 1).all())
 
     def apply(self, x: Tensor) -> Tensor:
-        """Scaled rows; x itself for the identity."""
-        if self.identity:
-            return x
-        return (x - self.mean.to(x.device)).div_(self.scale.to(x.device))
+        """Scaled rows; x itself where nothing is to be done."""
+        if not self._unscaled:
+            x = (x - self.mean.to(x.device)).div_(self.scale.to(x.device))
+        return x.to(self.dtype)
 
 
 IDENTITY = Scaling(torch.tensor(0.0), torch.tensor(1.0))
@@ -65,7 +71,7 @@ IDENTITY = Scaling(torch.tensor(0.0), torch.tensor(1.0))
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images as rows, [N, K] float32, and their labels, [N] int64 in 0 .. classes - 1.
+    """Images as rows, [N, K] float32 until they are scaled, and their labels, [N] int64 in 0 .. classes - 1.
 
     The pixels of a row are in the order of `shape`, (channels, height, width): all of the first
     channel come first. Plain vectors have the shape (1, 1, K). `scaling` is what the rows went
@@ -139,9 +145,9 @@ class Dataset:
             )
         return cls(name, x, y, tx, ty, classes, shape)
 
-    def scaled(self, how: str) -> Dataset:
+    def scaled(self, how: str, dtype: torch.dtype = torch.float32) -> Dataset:
         """All parts scaled by the statistics of the training part alone (:meth:`Scaling.fit`)."""
-        return self.scaled_by(Scaling.fit(self.train_x, how))
+        return self.scaled_by(Scaling.fit(self.train_x, how, dtype))
 
     def scaled_by(self, scaling: Scaling) -> Dataset:
         """All parts scaled by given statistics, those of an earlier training for instance."""

@@ -45,6 +45,9 @@ class Recipe:
     scaling: Literal["none", "mean-image", "mean"] = _setting(
         "none", "Subtract the mean image, or one mean of all pixels, and divide by one standard deviation."
     )
+    precision: Literal["float32", "bfloat16"] = _setting(
+        "float32", "Of images, activities and the operands of products; sums, weights and updates are float32."
+    )
     shift: int = _setting(0, "Move every image by up to so many pixels, anew in every step.")
 
     layers: tuple[int, ...] = _setting((500, 500), "Units of the layers: 500,500.")
@@ -146,7 +149,12 @@ class Recipe:
         images = data.load(self.dataset, None if self.folder is None else Path(self.folder))
         if self.held_out:
             images = images.held_out(self.held_out)
-        return images.scaled(self.scaling) if scaled else images
+        return images.scaled(self.scaling, self.dtype) if scaled else images
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """torch's dtype of this precision."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
     def strength(self, images: data.Dataset) -> float:
         """Value of a label's input. One number for all time: it must not depend on who shares a batch."""

@@ -7,8 +7,8 @@ namespace ffkern::cpu {
 namespace {
 
 constexpr int64_t kStrip = 8;         // rows of a tile in registers
-constexpr int64_t kRows = 96;         // of z at once, and
-constexpr int64_t kColumns = 512;     // columns: with their operands they stay in the second-level cache
+constexpr int64_t kRows = 256;        // of z at most at once, and
+constexpr int64_t kColumns = 240;     // columns: with their operands they stay in the second-level cache
 
 /// Columns of x that make no whole pair: the last of an odd number, and the first behind an odd number of labels.
 struct EdgePair {
@@ -26,9 +26,11 @@ void multiply_part(const PairKernels& kernels, const Layer& layer, const uint16_
   int edge_count = 0;
   if (skip % 2 == 1) edges[edge_count++] = {skip / 2, skip, true};
   if (layer.inputs % 2 == 1) edges[edge_count++] = {layer.inputs / 2, layer.inputs - 1, false};
+  const int64_t strips = parts(rows.end - rows.begin, kStrip), blocks = parts(rows.end - rows.begin, kRows);
   kernels.begin();
-  for (int64_t i = rows.begin; i < rows.end; i += kRows) {
-    const int64_t height = std::min(kRows, rows.end - i);
+  for (int64_t block = 0; block < blocks; ++block) {  // alike, so that no small one is left to read all of W again
+    const int64_t i = rows.begin + slice_begin(strips, blocks, block) * kStrip;
+    const int64_t height = std::min(rows.begin + slice_begin(strips, blocks, block + 1) * kStrip, rows.end) - i;
     for (int64_t j = columns.begin; j < columns.end; j += kColumns) {
       const int64_t width = std::min(kColumns, columns.end - j);
       const uint32_t* panels = layer.weight_low + j * pitch;

@@ -102,6 +102,8 @@ def rounding_errors(net: FFNet, images: Tensor, goodness: Tensor) -> tuple[Tenso
 
         e^2 = k^2 (||D||_F^2 + ||W||_F^2 p^2) / K    and ||h||^2 off by 2 ||h|| e / sqrt(M), root mean square.
 
+    Trained weights do have directions: the true root mean square is 0.3 to 1.7 times this on the recipes' networks.
+
     Args:
         images: float32 [N, K], with room for the label. goodness: [L, N, C] in float32.
 

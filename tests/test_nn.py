@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import pickle
 from typing import Any
 
@@ -776,6 +777,28 @@ def test_answers(label, options):
     )  # fmt: skip
     torch.testing.assert_close(net.logits(x).double(), logits, rtol=2e-5, atol=2e-5)
     assert torch.equal(net.predict_softmax(x), net.logits(x).argmax(1))
+
+
+@pytest.mark.usefixtures("threads")
+def test_memory_of_a_prediction_does_not_grow_with_the_images():
+    torch.set_num_threads(2)  # each has its block of images: on many threads 2,000 images fill none
+    net = FFNet([784, 100, 50], classes=10)
+
+    def peak(function: Any, images: int) -> int:
+        """Most bytes that torch's allocator had given out at a time during the call."""
+        x = torch.rand(images, 784)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            function(x)
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+        return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+    def kept(images: int) -> int:  # goodness, its sum over layers, the label
+        return images * (4 * (2 + 1) * 10 + 8)
+
+    few, many = 2_000, 20_000
+    scratch = peak(net.goodness, few) - 4 * 2 * 10 * few
+    assert 0 < scratch == peak(net.goodness, many) - 4 * 2 * 10 * many
+    assert all(peak(net.predict, images) <= kept(images) + scratch for images in (few, many))
 
 
 def test_images_of_any_shape():

@@ -3,9 +3,8 @@
 python -m bench.accuracy train hinton --epochs 20 --seeds 0,1,2 --out runs/accuracy
 python -m bench.accuracy predict runs/hinton
 
-`train`: a recipe, seed after seed, with images as they are and with images converted to bfloat16 once; all else is
-equal, and each network is tested on images like those it learnt from. Every run leaves a file in the folder; those that
-are there are not trained again.
+`train`: a recipe, seed after seed, in both precisions; all else is equal, and each network is tested on images like those
+it learnt from. Every run leaves a file in the folder; those that are there are not trained again.
 
 `predict`: a network that was trained in float32 answers for the test images in both. Where another label wins, its
 distance to the old winner, in float32, is held against what :func:`rounding_errors` says.
@@ -36,10 +35,10 @@ UNIT = 2.0**-8  # largest relative error of rounding to bfloat16, which has 8 si
 # ------------------------------------------------------------ training
 
 
-def run(recipe: Recipe, dtype: str, folder: Path) -> dict[str, float]:
+def run(recipe: Recipe, folder: Path) -> dict[str, float]:
     """Test errors of one run, from its file if there is one. The file of another run ends the program."""
-    path = folder / f"{recipe.name}-{recipe.seed}-{dtype}.json"
-    settings = {"recipe": recipe.as_dict(), "dtype": dtype, "threads": torch.get_num_threads()}
+    path = folder / f"{recipe.name}-{recipe.seed}-{recipe.precision}.json"
+    settings = {"recipe": recipe.as_dict(), "threads": torch.get_num_threads()}
     if path.exists():
         known: dict[str, Any] = json.loads(path.read_text())
         if other := [name for name, value in settings.items() if known[name] != value]:
@@ -48,8 +47,8 @@ def run(recipe: Recipe, dtype: str, folder: Path) -> dict[str, float]:
     images = recipe.load()
     net = recipe.network(images.inputs, images.classes, recipe.strength(images))
     trainer = recipe.trainer(net, images)
-    seconds = trainer.fit(images.train_x.to(DTYPES[dtype]), images.train_y).seconds
-    tested = trainer.evaluate(images.test_x.to(DTYPES[dtype]), images.test_y)
+    seconds = trainer.fit(images.train_x, images.train_y).seconds
+    tested = trainer.evaluate(images.test_x, images.test_y)
     folder.mkdir(parents=True, exist_ok=True)
     found = {**settings, "torch": torch.__version__, "seconds": seconds, "test": tested}
     write_whole(path, json.dumps(found, indent=2) + "\n")
@@ -60,7 +59,7 @@ def train(recipe: Recipe, seeds: Sequence[int], folder: Path) -> None:
     errors: dict[str, list[dict[str, float]]] = {dtype: [] for dtype in DTYPES}
     for seed in seeds:
         for dtype in DTYPES:
-            errors[dtype].append(run(recipe.override(seed=seed), dtype, folder))
+            errors[dtype].append(run(recipe.override(seed=seed, precision=dtype), folder))
             shown = ", ".join(f"{name} {100 * value:.2f} %" for name, value in errors[dtype][-1].items())
             print(f"{recipe.name}, seed {seed}, {dtype}: {shown}", flush=True)
     print(f"\n| test error | {' | '.join(DTYPES)} | difference of the means, points |\n|---|---:|---:|---:|")

@@ -25,6 +25,7 @@ __all__ = ["FFHead", "FFLinear", "FFNet"]
 NORMS = ("l2", "rms", "none")
 GOODNESS = ("sum_sq", "mean_sq", "neg_sum_sq", "neg_mean_sq", "sum_abs")
 STATISTICS = 7
+PADDED_ROWS = 4096  # images that prediction copies at once to put a label in front of them
 
 
 def _choice(name: str, value: str, allowed: Sequence[str]) -> str:
@@ -966,19 +967,19 @@ class FFNet(nn.Module):
         if labels is not None:
             self._check_labels(labels, x.shape[0])
             return torch.stack([rows[1] for rows in self._pass(self._images(x), labels[None], self._overlay(x))])
-        first = self._layer(0)
-        result: Tensor = torch.ops.ffkern.predict_goodness(
-            self._images(x),
-            [layer.weight for layer in self._all_layers()],
-            [layer.bias for layer in self._all_layers()],
-            self.classes,
-            self._overlay(x),
-            first.norm,
-            first.eps,
-            first.goodness,
-            [low for layer in self._all_layers() if (low := layer._weight_low(x)) is not None],
-        )
-        return result
+        first, layers, overlay = self._layer(0), list(self._all_layers()), self._overlay(x)
+        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        low = [layer._weight_low(x) for layer in layers]
+        # Room for a label in front means a copy: of a block of images, not of all.
+        blocks = x.split(PADDED_ROWS) if self.label == "concat" else (x,)
+        found: list[Tensor] = [
+            torch.ops.ffkern.predict_goodness(
+                self._images(block), weights, biases, self.classes, overlay, first.norm, first.eps, first.goodness,
+                None if low[0] is None else low,
+            )
+            for block in blocks
+        ]  # fmt: skip
+        return found[0] if len(found) == 1 else torch.cat(found, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Goodness of every label, summed over layers: float32 [N, C]. The largest is the answer."""

@@ -194,20 +194,21 @@ def test_a_run_is_trained_once(tmp_path, monkeypatch):
     recipe = RECIPES["digits"].override(epochs=1)
     dtypes, fit = [], trainer.Trainer.fit
     monkeypatch.setattr(trainer.Trainer, "fit", lambda self, x, y: (dtypes.append(x.dtype), fit(self, x, y))[1])
-    first = {dtype: accuracy.run(recipe, dtype, tmp_path) for dtype in accuracy.DTYPES}
-    assert {dtype: accuracy.run(recipe, dtype, tmp_path) for dtype in accuracy.DTYPES} == first
+    recipes = [recipe.override(precision=dtype) for dtype in accuracy.DTYPES]
+    first = [accuracy.run(r, tmp_path) for r in recipes]
+    assert [accuracy.run(r, tmp_path) for r in recipes] == first
     assert dtypes == [torch.float32, torch.bfloat16]
-    assert json.loads((tmp_path / "digits-0-bfloat16.json").read_text())["test"] == first["bfloat16"]
+    assert json.loads((tmp_path / "digits-0-bfloat16.json").read_text())["test"] == first[1]
     with pytest.raises(SystemExit, match=r"digits-0-float32.json is of a run with another recipe; expected another"):
-        accuracy.run(recipe.override(lr=0.1), "float32", tmp_path)
+        accuracy.run(recipe.override(lr=0.1), tmp_path)
 
 
 @pytest.mark.usefixtures("threads")
 def test_table_of_errors(tmp_path, capsys):
     for seed in (0, 1):
-        recipe = RECIPES["digits"].override(epochs=2, seed=seed)
         for dtype, error in (("float32", 0.02), ("bfloat16", 0.03)):
-            settings = {"recipe": recipe.as_dict(), "dtype": dtype, "threads": 1, "test": {"error": error + seed / 100}}
+            recipe = RECIPES["digits"].override(epochs=2, seed=seed, precision=dtype)
+            settings = {"recipe": recipe.as_dict(), "threads": 1, "test": {"error": error + seed / 100}}
             (tmp_path / f"digits-{seed}-{dtype}.json").write_text(json.dumps(settings))
     arguments = ["train", "digits", "--epochs", "2", "--seeds", "0,1", "--out", str(tmp_path)]
     assert accuracy.main(arguments) == 0

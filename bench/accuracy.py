@@ -3,8 +3,8 @@
 python -m bench.accuracy train hinton --epochs 20 --seeds 0,1,2 --out runs/accuracy
 python -m bench.accuracy predict runs/hinton
 
-`train`: a recipe, seed after seed, in both precisions; all else is equal, and each network is tested on images like those
-it learnt from. Every run leaves a file in the folder; those that are there are not trained again.
+`train`: a recipe, seed after seed, in both precisions; all else is equal, and each network is tested on images like
+those it learnt from. Every run leaves a file in the folder; those that are there are not trained again.
 
 `predict`: a network that was trained in float32 answers for the test images in both. Where another label wins, its
 distance to the old winner, in float32, is held against what :func:`rounding_errors` says.

@@ -800,7 +800,7 @@ def test_memory_of_a_prediction_does_not_grow_with_the_images(label, dtype):
     blocks = 2 if label == "concat" else 1  # the goodness of blocks, and of all
     peak(net.goodness, few)  # packs the weights, once
     scratch = peak(net.goodness, few) - blocks * 4 * 2 * 10 * few
-    assert 0 < scratch
+    assert scratch > 0
     assert peak(net.goodness, many) - blocks * 4 * 2 * 10 * many <= scratch
     assert all(peak(net.predict, images) <= blocks * kept(images) + scratch for images in (few, many))
 

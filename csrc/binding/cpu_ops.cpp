@@ -5,6 +5,7 @@
 
 #include "checks.h"
 #include "cpu/kernels.h"
+#include "network.h"
 #include "operations.h"
 
 namespace ffkern::binding {
@@ -13,10 +14,6 @@ namespace {
 namespace cpu = ffkern::cpu;
 
 // ---- tensors
-
-bool is_storage_dtype(ScalarType type) {
-  return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
-}
 
 Tensor as_float(const Tensor& t) {
   return t.scalar_type() == ScalarType::Float ? t : frontend::to(t, ScalarType::Float);
@@ -33,10 +30,7 @@ float* scratch_of(Tensor& holder, const Tensor& like, int64_t floats) {
 
 void check_storage(const char* op, const char* name, const Tensor& t) {
   if (!t.is_cpu()) refuse(op, name, " is on another device; expected all tensors on the CPU, as the first one is");
-  if (!is_storage_dtype(t.scalar_type())) {
-    refuse(op, name, " is ", dtype_text(t.scalar_type()),
-           "; expected float32, bfloat16 or float16 (ffkern.reference computes in float64)");
-  }
+  check_float(op, name, t);
 }
 
 void check_matrix(const char* op, const char* name, const Tensor& t) {
@@ -136,6 +130,12 @@ struct Labels {
     }
   }
 };
+
+/// The copy of the weights in low precision.
+void check_low(const char* op, const char* name, const Tensor& low, int64_t units, int64_t inputs) {
+  check_storage(op, name, low);
+  check_shape(op, name, low, {units, inputs});
+}
 
 /// A 0-dim tensor of one dtype on the CPU.
 template <class T>
@@ -251,10 +251,7 @@ struct Update {
     trained.bias = writable(op, "bias", bias, {units});
     trained.weight_state = writable(op, "weight_state", weight_state, {slots, units, inputs});
     if (bias.has_value()) trained.bias_state = writable(op, "bias_state", bias_state, {slots, units});
-    if (low.has_value()) {
-      check_storage(op, "weight_low", *low);
-      check_shape(op, "weight_low", *low, {units, inputs});
-    }
+    if (low.has_value()) check_low(op, "weight_low", *low, units, inputs);
   }
 
   /// Counts this update; called when every other argument has been accepted, so a refused call changes nothing.
@@ -329,17 +326,21 @@ void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bi
   frontend::compute([&] { cpu::forward(frontend::provider(), in.layer, out); });
 }
 
-std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes) {
-  const char* op = "shared_base";
+std::tuple<Tensor, Tensor> run_base(const char* op, const Tensor& x, const Tensor& weight, int64_t classes,
+                                    const MaybeTensor& given, const MaybeTensor& given_norm) {
   LayerInputs in(op, x, weight, std::nullopt, std::nullopt, {});
   checked_classes(op, classes, in.layer.inputs);
   in.layer.classes = classes;
-  Tensor base = float_result("base", x, {in.layer.images, in.layer.units});
-  Tensor norm = float_result("rest_norm", x, {in.layer.images});
+  Tensor base = given.has_value() ? *given : float_result("base", x, {in.layer.images, in.layer.units});
+  Tensor norm = given_norm.has_value() ? *given_norm : float_result("rest_norm", x, {in.layer.images});
   frontend::compute([&] {
     cpu::base_product(frontend::provider(), in.layer, base.mutable_data_ptr<float>(), norm.mutable_data_ptr<float>());
   });
   return {base, norm};
+}
+
+std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes) {
+  return run_base("shared_base", x, weight, classes, std::nullopt, std::nullopt);
 }
 
 /// The layer of a shared_variants call: the base product stands in for x.
@@ -639,16 +640,21 @@ Tensor wrong_labels(const Tensor& labels, int64_t classes, const Tensor& u) {
   return out;
 }
 
-Tensor hard_labels(const Tensor& logits, const Tensor& labels, const Tensor& u) {
-  const char* op = "hard_labels";
+/// Into `given`, or a new tensor.
+Tensor draw_hard(const char* op, const Tensor& logits, const Tensor& labels, const Tensor& u,
+                 const MaybeTensor& given) {
   Matrix in(op, "logits", logits);
   check_wrong_exists(op, in.cols);
   in.make_dense();
   const Labels y = row_labels(op, labels, in.rows, in.cols, 0);
   const Vector draws(op, "u", u, in.rows);
-  Tensor out = frontend::result("out", labels, {in.rows}, ScalarType::Long);
+  Tensor out = given.has_value() ? *given : frontend::result("out", labels, {in.rows}, ScalarType::Long);
   cpu::hard_labels(in.rows, in.cols, in.data, y.data, draws.data, out.mutable_data_ptr<int64_t>());
   return out;
+}
+
+Tensor hard_labels(const Tensor& logits, const Tensor& labels, const Tensor& u) {
+  return draw_hard("hard_labels", logits, labels, u, std::nullopt);
 }
 
 Tensor all_wrong_labels(const Tensor& labels, int64_t classes) {
@@ -787,6 +793,47 @@ int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, 
          16;
 }
 
+// ---- the whole network
+
+struct OnCpu {
+  static constexpr auto& shared_base = run_base;
+  static constexpr auto& layer_forward = layer_forward_;
+  static constexpr auto& shared_variants = shared_variants_;
+  static constexpr auto& layer_step = layer_step_;
+  static constexpr auto& shared_step = shared_step_;
+  static constexpr auto& layer_update = layer_update_;
+  static constexpr auto& shared_update = shared_update_;
+  static constexpr auto& peer_update = peer_update_;
+  static constexpr auto& draw_hard = binding::draw_hard;
+  static constexpr auto& head_forward = binding::head_forward;
+  static constexpr auto& head_step = head_step_;
+  static constexpr auto& step_workspace = binding::step_workspace;
+  static constexpr auto& update_workspace = binding::update_workspace;
+
+  /// coef is written, the statistics of the batch are added to stats.
+  static void add_loss(const char* op, const Tensor& goodness, const Tensor& sign, const MaybeTensor& row_weight,
+                       double threshold, double temperature, const Tensor& coef, const Tensor& stats) {
+    const int64_t rows = goodness.size(0);
+    const Vector g(op, "goodness", goodness, rows), s(op, "sign", sign, rows), w(op, "row_weight", row_weight, rows);
+    const cpu::Lesson lesson = lesson_of(s, w, op, threshold, temperature);
+    double batch[kStatCount];
+    frontend::compute([&] { cpu::local_loss(rows, g.data, lesson, coef.mutable_data_ptr<float>(), batch); });
+    for (int k = 0; k < kStatCount; ++k) stats.mutable_data_ptr<double>()[k] += batch[k];
+  }
+
+  static void check_labels(const char* op, const Tensor& labels, int64_t classes, int64_t lowest) {
+    Labels(op, "labels", labels, classes, lowest);
+  }
+
+  static void check_low(const char* op, const char* name, const Tensor& low, ScalarType, int64_t units,
+                        int64_t inputs) {
+    binding::check_low(op, name, low, units, inputs);
+  }
+};
+
+constexpr auto& network_step_ = binding::network_step<OnCpu>;
+constexpr auto& network_workspace = binding::network_memory<OnCpu>;
+
 }  // namespace
 
 void implement_cpu(Library& library) {
@@ -814,6 +861,8 @@ void implement_cpu(Library& library) {
   FFKERN_IMPLEMENT(library, head_step_);
   FFKERN_IMPLEMENT(library, step_workspace);
   FFKERN_IMPLEMENT(library, update_workspace);
+  FFKERN_IMPLEMENT(library, network_step_);
+  FFKERN_IMPLEMENT(library, network_workspace);
 }
 
 }  // namespace ffkern::binding

@@ -1003,6 +1003,36 @@ def test_a_nan_row_reaches_every_weight(variants, goodness):
     assert got["bias"].isnan().all()
 
 
+NETWORKS: dict[str, dict[str, Any]] = {
+    "uniform": {},
+    "several negatives": {"variants": 3, "optimiser": "ema", "norm": "l2"},
+    "without biases, peers": {"bias": False, "peer": True, "row_weight": False, "optimiser": "sgd"},
+    "first layer frozen": {"frozen": (0,), "optimiser": "adamw"},
+    "middle layer frozen": {"frozen": (1,), "peer": True},
+    "last layer frozen": {"frozen": (2,)},
+    "hard negatives": {"head_layers": (0, 1, 2), "hard": True, "optimiser": "ema"},
+    "hard negatives, peers": {"head_layers": (1, 2), "hard": True, "peer": True, "frozen": (3,), "goodness": "sum_sq"},
+    "head and several negatives": {"head_layers": (0, 2), "variants": 4, "frozen": (0,), "bias": False},
+    "head and the upper layers frozen": {"head_layers": (2,), "frozen": (1, 2), "hard": True},
+    "only the head learns": {"head_layers": (0,), "frozen": (0, 1, 2), "optimiser": "sgd"},
+}
+
+
+@parity("network_step_", "network_workspace")
+@every_backend
+@pytest.mark.parametrize("which", NETWORKS)
+def test_network_step(which):
+    a = cases.network_arguments(13, [31, 17, 9, 12], 5, **NETWORKS[which])
+    check_parity(cases.network, cases.network_reference, a)
+
+
+@every_backend
+@pytest.mark.parametrize("sizes", [[3, 1], [40, 1, 3], [113, 65, 33, 70, 5]], ids=shape_name)
+def test_network_step_of_any_depth(sizes):
+    for images in (1, 37):
+        check_parity(cases.network, cases.network_reference, cases.network_arguments(images, sizes, 2, optimiser="ema"))
+
+
 @every_device
 def test_one_class():
     a = shared_arguments((9, 14, 11, 1, 2))
@@ -1017,7 +1047,7 @@ def test_one_class():
 def tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
-    return [t for part in value or () for t in tensors(part)]
+    return [t for part in value or () for t in tensors(part)] if not isinstance(value, str | float | int) else []
 
 
 def to_fake(mode: FakeTensorMode, value: Any) -> Any:
@@ -1066,12 +1096,12 @@ def test_in_place_operations_bump_versions(name):
     """Of everything they write and of nothing else: backward() on old values has to raise."""
     op = getattr(torch.ops.ffkern, name).default
     arguments = sample(name)
-    versions = [a._version if isinstance(a, Tensor) else None for a in arguments]
+    versions = [[t._version for t in tensors(a)] if isinstance(a, Tensor | list) else [] for a in arguments]
     op(*arguments)
-    for argument, value, version in zip(op._schema.arguments, arguments, versions, strict=True):
-        if isinstance(value, Tensor):
-            written = argument.alias_info is not None and argument.alias_info.is_write
-            assert (value._version > version) == written, argument.name
+    for argument, value, before in zip(op._schema.arguments, arguments, versions, strict=True):
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        for t, version in zip(tensors(value) if before else (), before, strict=True):
+            assert (t._version > version) == written, argument.name
 
 
 # ------------------------------------------------------------------------------------ determinism

@@ -718,7 +718,9 @@ class FFNet(nn.Module):
     ) -> None:
         """Every layer learns from this batch; each sees the activities from before the layer below moved.
 
-        Frozen layers (``weight.requires_grad`` False) pass their activities on and stay as they are.
+        Frozen layers (``weight.requires_grad`` False) pass their activities on and stay as they are. All of it is one
+        operation, ``ffkern::network_step_``, that checks everything before it changes anything; a refused step has
+        changed nothing.
 
         Args:
             x: [N, ...] images (flattened here). labels: int64 [N].

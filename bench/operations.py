@@ -43,7 +43,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "head_step_": ("logits", *TRAINED, "stats"),
 }
 IN_STEPS_AND_PREDICTIONS = {"layer_step_", "shared_step_", "predict_goodness"}
-SAME_LAUNCHES = {"layer_forward_", "shared_variants_"}
+SAME_LAUNCHES = {"layer_forward_", "shared_variants_", "network_step_"}
 PRODUCTS = {"layer_forward", "shared_base", "layer_grad", "shared_grad", "layer_update_", "shared_update_"}
 OF_ONE_PRECISION = {"wrong_labels", "all_wrong_labels", "local_loss"}
 BLURS = 6

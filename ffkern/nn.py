@@ -204,14 +204,15 @@ class FFLinear(nn.Linear):
         """
         slot = self._bind(opt)
         workspace = self.reserve(x.shape[0], 0, 1, _stored(x) == torch.bfloat16)
+        trained = self._trained(slot, x)
         torch.ops.ffkern.layer_step_(
             x,
             x_norm,
-            *self._trained(slot, x),
+            *trained,
             *self._lesson(sign, row_weight, workspace, keep),
             *self._settings(slot),
         )
-        self._low_is_new()
+        self._low_is_new(trained[-1])
 
     def step_shared(
         self,
@@ -236,16 +237,17 @@ class FFLinear(nn.Linear):
         """
         slot = self._bind(opt)
         workspace = self.reserve(x.shape[0], classes, labels.shape[0], _stored(x) == torch.bfloat16)
+        trained = self._trained(slot, x)
         torch.ops.ffkern.shared_step_(
             x,
             labels,
             overlay,
             classes,
-            *self._trained(slot, x),
+            *trained,
             *self._lesson(sign, row_weight, workspace, keep),
             *self._settings(slot),
         )
-        self._low_is_new()
+        self._low_is_new(trained[-1])
 
     def learn(
         self,
@@ -272,12 +274,13 @@ class FFLinear(nn.Linear):
         peer = None
         if self.peer_mean is not None:
             peer = torch.ops.ffkern.peer_update_(h, sign, self.peer_mean, self.peer_strength, self.peer_momentum)
-        tail = (sign, peer, *self._trained(slot, x), workspace, self.goodness, slot.kind, slot.hyper)
+        trained = self._trained(slot, x)
+        tail = (sign, peer, *trained, workspace, self.goodness, slot.kind, slot.hyper)
         if labels is None:
             torch.ops.ffkern.layer_update_(x, h, scale, coef, *tail)
         else:
             torch.ops.ffkern.shared_update_(x, h, scale, coef, labels, overlay, classes, *tail)
-        self._low_is_new()
+        self._low_is_new(trained[-1])
 
     def metrics(self, reset: bool = True) -> dict[str, float]:
         """Statistics of all steps since the last reset. The only call here that waits for the device.
@@ -374,7 +377,7 @@ class FFLinear(nn.Linear):
                 torch.ops.ffkern.pack_weight_(weight, low)
             else:
                 low.copy_(weight)  # in place: a captured step reads this memory
-            self._low_is_new()
+            self._low_is_new(low)
         return low
 
     def _low_is_current(self) -> bool:
@@ -387,9 +390,9 @@ class FFLinear(nn.Linear):
             return self._low
         return None
 
-    def _low_is_new(self) -> None:
-        """A fused update has just written the copy beside the weights; any later change of them outdates it."""
-        if self._low is not None and not torch.compiler.is_compiling():
+    def _low_is_new(self, low: Tensor | None) -> None:
+        """A fused update has just written this copy beside the weights; any later change of them outdates it."""
+        if low is not None:
             self._low_of = (self.weight, self.weight._version)
 
     def _lesson(
@@ -557,11 +560,14 @@ class FFNet(nn.Module):
         self._forget()
 
     def _forget(self) -> None:
+        """Drops the memory of steps: it belongs to a run of training rather than to the network."""
         self._signs: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}
-        self._kept: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self._kept: dict[int, Tensor] = {}  # activities, flat
+        self._workspace = torch.empty(0)
+        self._plan: tuple[list[Any], _Plan] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_signs": {}, "_kept": {}}
+        return {**self.__dict__, "_signs": {}, "_kept": {}, "_workspace": torch.empty(0), "_plan": None}
 
     @classmethod
     def from_sequential(cls, model: nn.Sequential, classes: int, **options: Any) -> FFNet:
@@ -676,16 +682,29 @@ class FFNet(nn.Module):
             self._signs[key] = (sign, weight)
         return sign, weight
 
-    def _activity_rows(self, index: int, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Reused h (of this dtype), goodness, scale and h_norm of one layer, for `rows` rows."""
-        weight = self._layer(index).weight
-        kept = self._kept.get(index)
-        if kept is None or kept[0].shape[0] < rows or kept[0].device != weight.device or kept[0].dtype != dtype:
-            h = torch.empty(rows, weight.shape[0], dtype=dtype, device=weight.device)
-            row = [torch.empty(rows, device=weight.device) for _ in range(3)]
-            kept = self._kept[index] = (h, row[0], row[1], row[2])
-        h, goodness, scale, h_norm = kept
-        return h[:rows], goodness[:rows], scale[:rows], h_norm[:rows]
+    def _activity_buffers(self, plan: _Plan, rows: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        """Reused flat memory for activities, grown when a larger batch comes."""
+        for i, units in enumerate(plan.widths):
+            kept = self._kept.get(i)
+            if kept is None or kept.numel() < rows * units or kept.dtype != dtype or kept.device != device:
+                self._kept[i] = torch.empty(rows * units, dtype=dtype, device=device)
+        return [self._kept[i] for i in range(len(plan.widths))]
+
+    def _memory(self, plan: _Plan, images: int, variants: int, low: bool) -> Tensor:
+        """The workspace of such a step, grown as :meth:`FFLinear.reserve` grows that of a layer."""
+        if torch.compiler.is_compiling():
+            return self._workspace  # too small a one is refused by the operation
+        asked = (images, variants, low, torch.get_num_threads())
+        need = plan.needs.get(asked)
+        if need is None:
+            if len(plan.needs) >= 64:
+                plan.needs.clear()
+            sizes = (images, self.classes, variants, bool(plan.head_layers), plan.peer, low)
+            need = plan.needs[asked] = torch.ops.ffkern.network_workspace(plan.weights, plan.weight_states, *sizes)
+        device = plan.weights[0].device
+        if self._workspace.numel() < need or self._workspace.device != device:
+            self._workspace = torch.empty(need, device=device)
+        return self._workspace
 
     def wrong_labels(self, labels: Tensor, negatives: str, generator: torch.Generator | None = None) -> Tensor:
         """int64 [V, N] labels that are never the true one: "uniform" draws one, "all" gives every one."""
@@ -710,7 +729,9 @@ class FFNet(nn.Module):
     ) -> None:
         """Every layer learns from this batch; each sees the activities from before the layer below moved.
 
-        Frozen layers (``weight.requires_grad`` False) pass their activities on and stay as they are.
+        Frozen layers (``weight.requires_grad`` False) pass their activities on and stay as they are. All of it is one
+        operation, ``ffkern::network_step_``, that checks everything before it changes anything; a refused step has
+        changed nothing.
 
         Args:
             x: [N, ...] images (flattened here). labels: int64 [N].
@@ -728,138 +749,69 @@ class FFNet(nn.Module):
             images = self._images(x)
             self._check_labels(labels, images.shape[0])
             overlay = self._overlay(x)
-            for layer in self._all_layers():  # refuses before any layer has moved
-                if not layer.frozen:
-                    layer._bind(opt)
-            if negatives == "hard" or head_opt is not None:
-                self._step_two_passes(images, labels, overlay, opt, negatives, generator, head_opt)
+            head = self.head if negatives == "hard" or head_opt is not None else None
+            plan = self._planned(opt, head, head_opt)  # refuses before anything is drawn or has moved
+            u = None
+            if negatives == "hard":  # the operation writes the row that it draws
+                u, wrong = torch.rand(labels.shape[0], generator=generator, device=labels.device), labels[None]
             else:
                 wrong = self.wrong_labels(labels, negatives, generator)
-                self._step_one_pass(images, torch.cat((labels[None], wrong)), overlay, opt)
+            rows = [labels[None], wrong]
+            if head is not None:
+                rows.append(torch.full_like(wrong[:1], -1))
+            self._step(plan, images, torch.cat(rows), u, overlay)
 
-    def _step_one_pass(self, images: Tensor, variants: Tensor, overlay: Tensor, opt: FusedOptimizer) -> None:
-        """All labels are known beforehand: one fused call a layer."""
-        sign, weight = self._rows(images.shape[0], variants.shape[0] - 1, images.device)
-        rows, last, dtype = variants.numel(), self._last_learning(), _stored(images)
-        for i in range(last + 1):
-            layer = self._layer(i)
-            out = self._activity_rows(i, rows, dtype)
-            keep = (out[0], out[3]) if i < last else None
-            if i == 0 and layer.frozen:
-                base, rest_norm = self._base(images)
-                self._variants_into(base, rest_norm, variants, overlay, out)
-            elif i == 0:
-                layer.step_shared(
-                    images, variants, sign, opt, classes=self.classes, overlay=overlay, row_weight=weight, keep=keep
-                )
-            else:
-                h, _, _, h_norm = self._activity_rows(i - 1, rows, dtype)
-                if layer.frozen:
-                    self._layer_into(i, h, h_norm, out)
-                else:
-                    layer.step(h, sign, opt, row_weight=weight, x_norm=h_norm, keep=keep)
-
-    def _last_learning(self) -> int:
-        """Index of the last layer that learns; nothing above it needs to be computed."""
-        learning = [i for i, layer in enumerate(self._all_layers()) if not layer.frozen]
-        if not learning:
-            raise RuntimeError("every layer is frozen (requires_grad is False): there is nothing to learn")
-        return learning[-1]
-
-    def _step_two_passes(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        overlay: Tensor,
-        opt: FusedOptimizer,
-        negatives: str,
-        generator: torch.Generator | None,
-        head_opt: FusedOptimizer | None,
-    ) -> None:
-        """The negatives depend on the network's own answer: neutral and positive rows go first.
-
-        Rows of every buffer: [neutral | positive | negative variants], so that what each pass writes and what the
-        update reads are contiguous views.
-        """
-        n = images.shape[0]
-        extra = self.classes - 1 if negatives == "all" else 1
-        rows, dtype = n * (2 + extra), _stored(images)
-        base, rest_norm = self._base(images)
-        neutral = torch.full_like(labels, -1)
-        self._forward_rows(base, rest_norm, torch.stack((neutral, labels)), overlay, rows, 0, dtype)
-
-        assert self.head is not None
-        chosen = [self._activity_rows(i, rows, dtype) for i in self.head_layers]
-        h, h_norm = [c[0][:n] for c in chosen], [c[3][:n] for c in chosen]
-        if head_opt is None or self.head.frozen:
-            logits = self.head(h, h_norm)
-        else:
-            logits = self.head.step(h, h_norm, labels, head_opt)
-        if negatives == "hard":
-            u = torch.rand(n, generator=generator, device=labels.device)
-            wrong = torch.ops.ffkern.hard_labels(logits, labels, u)[None]
-        else:
-            wrong = self.wrong_labels(labels, negatives, generator)
-        self._forward_rows(base, rest_norm, wrong, overlay, rows, 2 * n, dtype)
-
-        sign, weight = self._rows(n, extra, images.device)
-        below: Tensor = images
-        for i, layer in enumerate(self._all_layers()):
-            h_all, goodness, scale, _ = self._activity_rows(i, rows, dtype)
-            lesson = (h_all[n:], goodness[n:], scale[n:])
-            if layer.frozen:
-                pass
-            elif i == 0:
-                variants = torch.cat((labels[None], wrong))
-                layer.learn(
-                    below, lesson, sign, opt, row_weight=weight, labels=variants, classes=self.classes,
-                    overlay=overlay,
-                )  # fmt: skip
-            else:
-                layer.learn(below, lesson, sign, opt, row_weight=weight)
-            below = h_all[n:]
-
-    def _forward_rows(
-        self,
-        base: Tensor,
-        rest_norm: Tensor,
-        variants: Tensor,
-        overlay: Tensor,
-        rows: int,
-        begin: int,
-        dtype: torch.dtype,
-    ) -> None:
-        """Activities of these label variants through all layers, into rows [begin, begin + V N)."""
-        end = begin + variants.numel()
-        out = [t[begin:end] for t in self._activity_rows(0, rows, dtype)]
-        self._variants_into(base, rest_norm, variants, overlay, out)
-        for i in range(1, len(self.layers)):
-            h, h_norm = out[0], out[3]
-            out = [t[begin:end] for t in self._activity_rows(i, rows, dtype)]
-            self._layer_into(i, h, h_norm, out)
-
-    def _base(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The first layer's product that all labels share, and the norms of the images without one."""
-        first = self._layer(0)
-        result: tuple[Tensor, Tensor] = torch.ops.ffkern.shared_base(
-            images, first.weight, self.classes, first._operand(images)
+    def _step(self, plan: _Plan, images: Tensor, labels: Tensor, u: Tensor | None, overlay: Tensor) -> None:
+        """One call for all layers and the head."""
+        n, variants = images.shape[0], labels.shape[0] - bool(plan.head_layers)
+        sign, row_weight = self._rows(n, variants - 1, images.device)
+        dtype = _stored(images)
+        low = [layer._weight_low(images) for layer in plan.layers]
+        lows = [n if t is None else t for t, n in itertools.zip_longest(low, plan.nothing)]
+        torch.ops.ffkern.network_step_(
+            images,
+            labels,
+            u,
+            overlay,
+            self.classes,
+            plan.weights,
+            plan.biases,
+            plan.weight_states,
+            plan.bias_states,
+            plan.steps,
+            [slot.lr() if slot else none for slot, none in zip(plan.slots, plan.nothing, strict=True)],
+            lows,
+            plan.peer_means,
+            plan.stats,
+            plan.head_layers,
+            sign,
+            row_weight,
+            self._activity_buffers(plan, n * variants, dtype, images.device),
+            self._memory(plan, n, variants, dtype == torch.bfloat16),
+            *plan.settings,
+            plan.optimisers,
+            plan.hyper(),
         )
-        return result
+        for layer, written in zip(plan.layers, low, strict=True):
+            layer._low_is_new(written)
 
-    def _variants_into(
-        self, base: Tensor, rest_norm: Tensor, variants: Tensor, overlay: Tensor, out: Sequence[Tensor]
-    ) -> None:
-        first = self._layer(0)
-        torch.ops.ffkern.shared_variants_(
-            base, rest_norm, first.weight, first.bias, variants, overlay, *out, self.classes, first.norm,
-            first.eps, first.goodness,
-        )  # fmt: skip
-
-    def _layer_into(self, index: int, x: Tensor, x_norm: Tensor, out: Sequence[Tensor]) -> None:
-        layer = self._layer(index)
-        torch.ops.ffkern.layer_forward_(
-            x, layer.weight, layer.bias, x_norm, *out, layer.norm, layer.eps, layer.goodness, layer._operand(x)
-        )
+    def _planned(self, opt: FusedOptimizer, head: FFHead | None, head_opt: FusedOptimizer | None) -> _Plan:
+        """What stays the same from step to step, made anew when anything that it was made from is another."""
+        if torch.compiler.is_compiling():
+            return _Plan(self, opt, head, head_opt)
+        # Tensors by identity: the plan holds them, so no other can have theirs.
+        made_of = [opt, getattr(opt, "generation", None), head_opt, getattr(head_opt, "generation", None)]
+        for layer in self._all_layers():
+            weight, bias = layer.weight, layer.bias
+            made_of += (id(weight), weight.requires_grad, weight.device, id(bias), bias is None or bias.requires_grad)
+            made_of += (id(layer.peer_mean), id(layer._statistics), layer.norm, layer.eps, layer.goodness)
+            made_of += (layer.threshold, layer.temperature, layer.peer_strength, layer.peer_momentum)
+        if head is not None:
+            made_of += (id(head.weight), id(head.bias), head.frozen, head.weight.device, id(head._statistics))
+            made_of += (head.norm, head.eps, *self.head_layers)
+        if self._plan is None or self._plan[0] != made_of:
+            self._plan = made_of, _Plan(self, opt, head, head_opt)
+        return self._plan[1]
 
     def step_layer(
         self,
@@ -926,11 +878,14 @@ class FFNet(nn.Module):
     def _pass(self, images: Tensor, variants: Tensor, overlay: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """h, goodness, row scale and h_norm of layer after layer for these label variants, V N rows each."""
         first = self._layer(0)
-        base, rest_norm = self._base(images)
+        base, rest_norm = torch.ops.ffkern.shared_base(images, first.weight, self.classes, first._operand(images))
         count, device = variants.numel(), images.device
         h = torch.empty(count, first.out_features, dtype=_stored(images), device=device)
         rows: tuple[Tensor, ...] = (h, *(torch.empty(count, device=device) for _ in range(3)))
-        self._variants_into(base, rest_norm, variants, overlay, rows)
+        torch.ops.ffkern.shared_variants_(
+            base, rest_norm, first.weight, first.bias, variants, overlay, *rows, self.classes, first.norm,
+            first.eps, first.goodness,
+        )  # fmt: skip
         yield rows
         for i in range(1, len(self.layers)):
             rows = self._layer(i).activities(rows[0], rows[3])
@@ -1011,3 +966,64 @@ class FFNet(nn.Module):
     def metrics(self, reset: bool = True) -> list[dict[str, float]]:
         """:meth:`FFLinear.metrics` of every layer."""
         return [layer.metrics(reset) for layer in self._all_layers()]
+
+
+class _Plan:
+    """The arguments of a network step that stay the same from call to call, as ``ffkern::network_step_`` takes them:
+    an entry for each layer, and one behind them for the head where it answers. It learns if it has an optimiser."""
+
+    def __init__(self, net: FFNet, opt: FusedOptimizer, head: FFHead | None, head_opt: FusedOptimizer | None) -> None:
+        self.layers = layers = list(net._all_layers())
+        self.slots: list[Slot | None] = [None if layer.frozen else layer._bind(opt) for layer in layers]
+        learning = [i for i, slot in enumerate(self.slots) if slot]
+        if not learning and head is None:
+            raise RuntimeError("every layer is frozen (requires_grad is False): there is nothing to learn")
+        modules: list[FFLinear | FFHead] = [*layers]
+        if head is not None:
+            modules.append(head)
+            self.slots.append(None if head_opt is None or head.frozen else head._bind(head_opt))
+        entries = list(zip(modules, self.slots, strict=True))
+        device = layers[0].weight.device
+
+        def listed(*tensors: Tensor | None) -> list[Tensor]:
+            """As the operation takes them: an empty tensor for None."""
+            return [torch.empty(0, device=device) if t is None else t for t in tensors]
+
+        # What stays as it is must not count as written: .data has a version counter of its own.
+        self.weights = [m.weight if slot else m.weight.data for m, slot in entries]
+        self.biases = listed(*(m.bias if slot or m.bias is None else m.bias.data for m, slot in entries))
+        self.weight_states = listed(*(slot.weight_state if slot else None for slot in self.slots))
+        self.bias_states = listed(*(slot.bias_state if slot else None for slot in self.slots))
+        self.steps = listed(*(slot.step if slot else None for slot in self.slots))
+        peers = [m.peer_mean if slot and isinstance(m, FFLinear) else None for m, slot in entries]
+        self.peer, self.peer_means = any(mean is not None for mean in peers), listed(*peers)
+        self.stats = listed(*(m.statistics() if slot else None for m, slot in entries))
+        self.nothing = listed(*[None] * len(entries))
+        self.head_layers = net.head_layers if head is not None else []
+        first, answer = layers[0], head or layers[0]
+        self.settings = (
+            first.norm,
+            first.eps,
+            first.goodness,
+            [layer.threshold for layer in layers],
+            [layer.temperature for layer in layers],
+            [layer.peer_strength for layer in layers],
+            [layer.peer_momentum for layer in layers],
+            answer.norm,
+            answer.eps,
+        )
+        self.optimisers = [slot.kind if slot else "" for slot in self.slots]
+        # Widest layer of each buffer: one a layer if all have to be kept, else two that take turns below the last.
+        units = [layer.out_features for layer in layers]
+        kept = units if head is not None else units[: learning[-1]]
+        turns = len(kept) if head is not None else min(2, len(kept))
+        self.widths = [max(kept[i::turns]) for i in range(turns)]
+        self.needs: dict[tuple[int, int, bool, int], int] = {}  # floats of workspace, by images, variants, threads
+
+    def hyper(self) -> list[float]:
+        """Settings of the optimisers now, 5 an entry."""
+        rules: dict[int, list[float]] = {}  # one for each parameter group
+        for slot in self.slots:
+            if slot and id(slot.group) not in rules:
+                rules[id(slot.group)] = slot.hyper
+        return [value for slot in self.slots for value in (rules[id(slot.group)] if slot else (0.0,) * 5)]

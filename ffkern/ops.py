@@ -72,6 +72,16 @@ SCHEMAS = {
     ),
     "layer_step_": (f"(Tensor x, Tensor? x_norm, {_TRAINED}, {_LOW}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"),
     "shared_step_": (f"(Tensor x, {_LABELS}, {_TRAINED}, {_LOW}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"),
+    # Lists: an entry for each layer, and a last one for the head where there is one; an empty tensor stands for none.
+    "network_step_": (
+        "(Tensor x, Tensor(a!) labels, Tensor? u, Tensor overlay, int classes, Tensor(b!)[] weights, "
+        "Tensor(c!)[] biases, Tensor(d!)[] weight_states, Tensor(e!)[] bias_states, Tensor(f!)[] steps, "
+        "Tensor[] lrs, Tensor(g!)[] weights_low, Tensor(h!)[] peer_means, Tensor(i!)[] stats, int[] head_layers, "
+        f"Tensor sign, Tensor? row_weight, Tensor(j!)[] activities, Tensor(k!) workspace, {_KIND}, "
+        "float[] thresholds, float[] temperatures, float[] peer_strengths, float[] peer_momenta, "
+        "str head_norm, float head_eps, "
+        "str[] optimisers, float[] hyper) -> ()"
+    ),
     "predict_goodness": (
         f"(Tensor x, Tensor[] weights, Tensor?[] biases, int classes, Tensor overlay, {_KIND}, "
         "Tensor[]? weights_low=None) -> Tensor"
@@ -93,6 +103,10 @@ SCHEMAS = {
     ),
     "step_workspace": "(Tensor weight, int images, int classes, int variants, bool peer, bool low=False) -> int",
     "update_workspace": "(Tensor weight, int images, int classes, int variants, bool low=False) -> int",
+    "network_workspace": (
+        "(Tensor[] weights, Tensor[] weight_states, int images, int classes, int variants, bool head, bool peer, "
+        "bool low=False) -> int"
+    ),
     "cpu_path": "() -> str",
     "reset_cpu_path": "() -> str",
     "float32_precision": "() -> str",
@@ -213,6 +227,7 @@ for _name in (
     "layer_step_",
     "shared_step_",
     "pack_weight_",
+    "network_step_",
 ):
     _fake(_name)(_fake_nothing)
 
@@ -421,7 +436,10 @@ def _register_in_place(name: str) -> None:
     ]
 
     def kernel(keyset: Any, *args: Any) -> Any:
-        torch.autograd.graph.increment_version([args[i] for i in written if args[i] is not None])
+        given = [args[i] for i in written]
+        lists = [part for value in given if isinstance(value, list) for part in value]
+        tensors = [value for value in (*given, *lists) if isinstance(value, Tensor)]
+        torch.autograd.graph.increment_version(tensors)
         with torch._C._AutoDispatchBelowADInplaceOrView():
             return op.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args)
 
@@ -454,6 +472,7 @@ for _name in (
     "layer_forward",
     "layer_step_",
     "shared_step_",
+    "network_step_",
     "layer_update_",
     "shared_update_",
     "shared_base",

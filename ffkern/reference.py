@@ -19,7 +19,7 @@ Gradients: no function here contains a derivative written by hand.  All of them 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,19 @@ class LayerStep(NamedTuple):
     h: Tensor  # [R, M] activities, from the weights before the update
     h_norm: Tensor  # [R] their L2 norms
     stats: Tensor  # float64 [7] of this batch, see local_loss
+
+
+class NetworkStep(NamedTuple):
+    """What one training step of a network leaves behind: lists with an entry for each layer, and one for the head."""
+
+    labels: Tensor  # with the wrong ones that were drawn
+    weights: list[Tensor]
+    biases: list[Tensor | None]
+    weight_states: list[Tensor | None]
+    bias_states: list[Tensor | None]
+    steps: list[Tensor | None]
+    peer_means: list[Tensor | None]
+    stats: list[Tensor | None]  # of this batch; None where nothing learned
 
 
 # ------------------------------------------------------------------------------- small helpers
@@ -768,3 +781,98 @@ def head_step(
         ]
     )
     return logits, *new, stats
+
+
+# ---------------------------------------------------------------------------- a step of the whole network
+
+
+def network_step(
+    x: Tensor,
+    labels: Tensor,
+    u: Tensor | None,
+    overlay: Tensor,
+    classes: int,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    weight_states: Sequence[Tensor | None],
+    bias_states: Sequence[Tensor | None],
+    steps: Sequence[Tensor | None],
+    lrs: Sequence[Tensor | None],
+    peer_means: Sequence[Tensor | None],
+    head_layers: Sequence[int],
+    sign: Tensor,
+    row_weight: Tensor | None,
+    norm: str,
+    eps: float,
+    goodness: str,
+    thresholds: Sequence[float],
+    temperatures: Sequence[float],
+    peer_strengths: Sequence[float],
+    peer_momenta: Sequence[float],
+    head_norm: str,
+    head_eps: float,
+    optimisers: Sequence[str],
+    hyper: Sequence[float],
+) -> NetworkStep:
+    """One step of every layer, each on the activities that the one below had before its own update.
+
+    x [N, K] images; labels int64 [V, N]: the true ones, then wrong ones; sign and row_weight [V*N] as in shared_step.
+    Lists hold an entry for each layer; those of layer_step and head_step as there, hyper five numbers an entry.  A
+    layer whose weight_state is None stays as it is and passes its activities on.
+    With head_layers, indices, a softmax head reads those layers: its tensors come last in each list (but thresholds,
+    temperatures and peer settings), and a last row of labels is what it sees, -1 for the neutral label.  It answers
+    with all weights as they are, and learns in the same step if it has a state.  With u [N] row 1 of labels is drawn
+    from its answer, see hard_labels.
+    Source: Hinton section 3.3; ffnew.m.
+    """
+    depth, variants = len(weights) - bool(head_layers), labels.shape[0] - bool(head_layers)
+    new = NetworkStep(labels.clone(), [], [], [], [], [], [], [])
+
+    def keep(result: Sequence[Tensor | None], peer_mean: Tensor | None, stats: Tensor | None) -> None:
+        lists: tuple[list[Any], ...] = new[1:]
+        for one, value in zip(lists, (*result, peer_mean, stats), strict=True):
+            one.append(value)
+
+    def state(entry: int) -> tuple[Any, ...]:
+        return weights[entry], biases[entry], weight_states[entry], bias_states[entry], steps[entry]
+
+    def rule(entry: int) -> tuple[str, Sequence[float]]:
+        return optimisers[entry], hyper[5 * entry : 5 * entry + 5]
+
+    answered = None
+    if head_layers:
+        h, length, seen = _variants(x, labels[variants:], classes, overlay), None, []
+        for entry in range(depth):
+            h, _, _, length = layer_forward(h, weights[entry], biases[entry], length, norm, eps, goodness)
+            seen.append((h, length))
+        read = [seen[entry][0] for entry in head_layers], [seen[entry][1] for entry in head_layers]
+        if weight_states[depth] is None:
+            logits = head_forward(*read, weights[depth], biases[depth], head_norm, head_eps)
+            answered = state(depth), None
+        else:
+            optimiser, numbers = rule(depth)
+            logits, *trained, stats = head_step(
+                *read, labels[0], *state(depth), lrs[depth], norm=head_norm, eps=head_eps, optimiser=optimiser,
+                hyper=numbers,
+            )  # fmt: skip
+            answered = trained, stats
+        if u is not None:
+            new.labels[1] = hard_labels(logits, labels[0], u)
+
+    h, length = _variants(x, new.labels[:variants], classes, overlay), None
+    for entry in range(depth):
+        if weight_states[entry] is None:
+            keep(state(entry), peer_means[entry], None)
+            h, _, _, length = layer_forward(h, weights[entry], biases[entry], length, norm, eps, goodness)
+            continue
+        optimiser, numbers = rule(entry)
+        step = layer_step(
+            h, sign, *state(entry), lrs[entry], norm=norm, eps=eps, goodness=goodness, threshold=thresholds[entry],
+            temperature=temperatures[entry], optimiser=optimiser, hyper=numbers, row_weight=row_weight, x_norm=length,
+            peer_mean=peer_means[entry], peer_strength=peer_strengths[entry], peer_momentum=peer_momenta[entry],
+        )  # fmt: skip
+        keep(step[:5], step.peer_mean, step.stats)
+        h, length = step.h, step.h_norm
+    if answered is not None:
+        keep(answered[0], None, answered[1])
+    return new

@@ -93,6 +93,10 @@ def calls(rows: int, inputs: int, units: int, dtype: torch.dtype) -> Iterator[Ca
         options: dict[str, Any] = {"variants": variants, "classes": min(inputs - 1, 10) if variants else 0}
         step = cases.step_arguments(rows, inputs, units, peer=True, keep=True, **options)
         yield name, cases.step, step | {"x": step["x"].to(dtype)}
+    network = cases.network_arguments(
+        rows, [inputs, units, 9], min(inputs - 1, 10), head_layers=(0, 1), hard=True, peer=True, optimiser="ema"
+    )
+    yield "network_step_", cases.network, network | {"x": network["x"].to(dtype)}
     for name, values in of_labels(rows, inputs, dtype).items():
         names = [argument.name for argument in getattr(torch.ops.ffkern, name).default._schema.arguments]
         yield name, getattr(ops, name), dict(zip(names, values, strict=True))

@@ -554,6 +554,122 @@ def hybrid_arguments(
     }
 
 
+def network_arguments(
+    images: int,
+    sizes: list[int],
+    classes: int,
+    *,
+    variants: int = 2,
+    head_layers: tuple[int, ...] = (),
+    hard: bool = False,
+    frozen: tuple[int, ...] = (),
+    bias: bool = True,
+    peer: bool = False,
+    row_weight: bool = True,
+    optimiser: str = "adam",
+    norm: str = "rms",
+    goodness: str = "mean_sq",
+) -> dict[str, Any]:
+    """Arguments of network_step in the middle of a run; `frozen` holds layers, and their number for the head."""
+    depth = len(sizes) - 1
+    shapes = [(m, k) for k, m in itertools.pairwise(sizes)]
+    if head_layers:
+        shapes.append((classes, sum(sizes[i + 1] for i in head_layers)))
+    rows = [state_arguments(*shape, optimiser, bias) for shape in shapes]
+    states: dict[str, list[Any]] = {}
+    for many, one in (
+        ("weight_states", "weight_state"),
+        ("bias_states", "bias_state"),
+        ("steps", "step"),
+        ("lrs", "lr"),
+    ):
+        states[many] = [None if i in frozen else row[one] for i, row in enumerate(rows)]
+    true = torch.randint(0, classes, (images,))
+    wrong = [(true + i) % classes for i in range(1, variants)]
+    labels = torch.stack([true, *wrong, *([torch.full_like(true, -1)] if head_layers else [])])
+    total = variants * images
+    return {
+        "x": torch.randn(images, sizes[0]),
+        "labels": labels,
+        "u": torch.rand(images) if hard else None,
+        "overlay": torch.tensor([1.3, 0.17]),
+        "classes": classes,
+        "weights": [1.5 * torch.randn(m, k) / k**0.5 for m, k in shapes],
+        "biases": [0.3 * torch.randn(m) if bias else None for m, _ in shapes],
+        **states,
+        "peer_means": [torch.rand(m) if peer and i < depth else None for i, (m, _) in enumerate(shapes)],
+        "head_layers": list(head_layers),
+        "sign": torch.cat((torch.ones(images), -torch.ones(total - images))),
+        "row_weight": torch.rand(total) / total if row_weight else None,
+        "norm": norm,
+        "eps": 1e-4,
+        "goodness": goodness,
+        "thresholds": [1.25 + 0.1 * i for i in range(depth)],
+        "temperatures": [0.7 + 0.1 * i for i in range(depth)],
+        "peer_strengths": [0.4 if peer else 0.0] * depth,
+        "peer_momenta": [0.7] * depth,
+        "head_norm": "l2",
+        "head_eps": 1e-3,
+        "optimisers": [optimiser] * len(shapes),
+        "hyper": HYPER[optimiser] * len(shapes),
+    }
+
+
+NETWORK_LISTS = ("weights", "biases", "weight_states", "bias_states", "steps", "peer_means", "stats")
+
+
+def network_call(
+    a: dict[str, Any], fenced: Fenced, dtype: torch.dtype = torch.float32
+) -> tuple[list[Any], dict[str, list[Tensor | None]]]:
+    """Positional arguments of network_step_, with exactly as much memory as asked for, and the lists that it writes."""
+    head, depth = bool(a["head_layers"]), len(a["thresholds"])
+    images, variants = a["x"].shape[0], a["labels"].shape[0] - head
+    written = {k: [None if t is None else fenced.copy(t) for t in a[k]] for k in NETWORK_LISTS[:-1]}
+    learns = [state is not None for state in a["weight_states"]]
+    before = [STATS_BEFORE[:3] if i == depth else STATS_BEFORE for i in range(len(learns))]
+    written["stats"] = [fenced.copy(t, 1) if on else None for t, on in zip(before, learns, strict=True)]
+    written["labels"] = [fenced.copy(a["labels"].flatten()).view(a["labels"].shape)]
+
+    def listed(tensors: list[Tensor | None]) -> list[Tensor]:
+        return [torch.empty(0) if t is None else t for t in tensors]
+
+    last = max((i for i in range(depth) if learns[i]), default=-1)
+    units = [w.shape[0] for w in a["weights"][: depth if head else last]]
+    turns = len(units) if head else min(2, len(units))
+    activities = [fenced.nan(variants * images * max(units[i::turns]), dtype=dtype) for i in range(turns)]
+    peer = any(mean is not None for mean in a["peer_means"])
+    sizes = (images, a["classes"], variants, head, peer)
+    states = listed(written["weight_states"])
+    return [
+        *(a["x"], written["labels"][0], a["u"], a["overlay"], a["classes"]),
+        *(listed(written[k]) for k in NETWORK_LISTS[:5]),
+        listed(a["lrs"]),
+        [torch.empty(0) for _ in learns],
+        *(listed(written[k]) for k in NETWORK_LISTS[5:]),
+        *(a["head_layers"], a["sign"], a["row_weight"], activities),
+        fenced.nan(ops.network_workspace(a["weights"], states, *sizes)),
+        *list(a.values())[-11:],
+    ], written
+
+
+def _named(lists: dict[str, list[Tensor | None]]) -> dict[str, Tensor | None]:
+    return {f"{name}[{i}]": t for name, entries in lists.items() for i, t in enumerate(entries)}
+
+
+def network(**a: Any) -> dict[str, Any]:
+    fenced = Fenced()
+    arguments, written = network_call(a, fenced)
+    assert ops.network_step_(*arguments) is None
+    fenced.check()
+    counted = [None if t is None else t - STATS_BEFORE[: t.shape[0]].to(t.device) for t in written["stats"]]
+    return _named(written | {"stats": counted})
+
+
+def network_reference(**a: Any) -> dict[str, Any]:
+    result = ref.network_step(**a)
+    return _named({name: getattr(result, name) for name in NETWORK_LISTS} | {"labels": [result.labels]})
+
+
 # ---------------------------------------------------------------- a sample call of each operation
 
 
@@ -639,9 +755,20 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
             torch.zeros(3, dtype=torch.float64),
             *(p[k] for k in ("norm", "eps", "optimiser", "hyper")),
         )
+    if name == "network_step_":
+        n = network_arguments(6, [12, 5, 7], 4, head_layers=(0, 1), hard=True, peer=True)
+        arguments, _ = network_call(n, Fenced())
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.clone().nan_to_num() if value.is_floating_point() else value.clone()
+            return [plain(part) for part in value] if isinstance(value, list) else value
+
+        return (x, *(plain(value) for value in arguments[1:]))
     raise KeyError(name)
 
 
-NO_TENSORS = {"step_workspace", "update_workspace", "cpu_path", "reset_cpu_path", "float32_precision"}
+NO_TENSORS = {"step_workspace", "update_workspace", "network_workspace"}
+NO_TENSORS |= {"cpu_path", "reset_cpu_path", "float32_precision"}
 TENSOR_OPS = sorted(set(ops.SCHEMAS) - NO_TENSORS)
 WRITING_OPS = [name for name in TENSOR_OPS if "!" in ops.SCHEMAS[name]]

@@ -1592,3 +1592,23 @@ def test_build_info():
     assert set(available.split(", ")) <= set(facts["cpu_isas"])
     assert hasattr(arrays._arrays, "cuda") == bool(facts.get("cuda_archs"))
     assert facts["version"] == __import__("ffkern").__version__
+
+
+# ---------------------------------------------------------------- the whole network's step, as the binding has it
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_networks_step_on_arrays(hard):
+    """No function of this module offers it yet: the binding is that of torch's operation, on NumPy's memory."""
+    options: Named = {"head_layers": (0, 1), "hard": True, "frozen": (0,)} if hard else {"variants": 3, "peer": True}
+    a = cases.network_arguments(13, [31, 17, 9], 5, optimiser="ema", **options)
+
+    def step(**a: Any) -> Named:
+        fenced = Fenced()
+        arguments, written = cases.network_call(a, fenced)
+        arrays._arrays.cpu.network_step_(*(to_numpy(value) for value in arguments))
+        fenced.check()
+        counted = [None if t is None else t - cases.STATS_BEFORE[: len(t)] for t in written["stats"]]
+        return cases._named(written | {"stats": counted})
+
+    check_parity(step, cases.network_reference, a)

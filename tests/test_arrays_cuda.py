@@ -15,13 +15,15 @@ from typing import Any
 
 import emulated
 import numpy as np
+import op_cases as cases
 import pytest
+import torch
 from emulated.arrays import DLPACK_EXPORTS, DeviceArray, DlpackOnly, arrays_module, namespace
 from emulated.driver import driver_call, new_stream
 from emulated.graphs import Graphs
 from sklearn.datasets import make_blobs
 
-from ffkern import FFClassifier, arrays
+from ffkern import FFClassifier, arrays, ops
 
 pytestmark = pytest.mark.emulated
 
@@ -606,3 +608,29 @@ def test_what_the_classifier_refuses_on_the_device() -> None:
         FFClassifier().fit(x, y[:5])
     with pytest.raises(TypeError, match="X is int64"):
         FFClassifier().fit(DeviceArray(np.ones((30, 6), int)), y)
+
+
+# ------------------------------------------------------------------------------- the whole network's step
+
+
+def to_numpy(value: Any) -> Any:
+    if isinstance(value, list):
+        return [to_numpy(part) for part in value]
+    return value.numpy().copy() if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_networks_step_on_gpu_arrays(hard: bool) -> None:
+    """The binding's operation, on parts of arrays that are the driver's own memory, against torch's on CPU tensors."""
+    options: Any = {"head_layers": (0, 1), "hard": True} if hard else {"frozen": (0,), "peer": True}
+    a = cases.network_arguments(13, [31, 17, 9], 5, optimiser="ema", **options)
+    with emulated.device("sm_80"):
+        arguments, _ = cases.network_call(a, cases.Fenced())
+        on_device = moved([to_numpy(value) for value in arguments], SM80)
+        ops.network_step_(*arguments)
+    arrays._arrays.cuda.network_step_(*on_device)
+    names = [argument.name for argument in ops.network_step_.default._schema.arguments]
+    for name, got, want in zip(names, on_device, arguments, strict=True):
+        if name in (*cases.NETWORK_LISTS, "labels"):
+            for one, other in zip(on_host([got]), want if isinstance(want, list) else [want], strict=True):
+                assert np.array_equal(one, other.numpy()), name

@@ -169,7 +169,74 @@ HEAD = [
 ]
 NO_ROWS = ("x", lambda t: t[:0], "x has no rows; expected at least one row to learn from")
 
-REFUSED: dict[str, list[tuple[str, Change, str]]] = {
+
+def nth(index: int, change: Change) -> Callable[[list[Any]], list[Any]]:
+    """That change of one entry of a list."""
+    return lambda entries: [change(t) if i == index else t for i, t in enumerate(entries)]
+
+
+# Sample: x [6, 12], layers of 5 and 7 units, a head on both with 4 classes.
+NETWORK = [
+    ("x", shape(6, 11), r"weights\[0\] has shape \[5, 12\]; expected \[\*, 11\] to match x"),
+    ("x", shape(12), r"x has shape \[12\]; expected a matrix"),
+    ("x", lambda t: t[:0], "x has no rows; expected at least one row to learn from"),
+    ("x", dtype(torch.float64), "x is float64; expected float32, bfloat16 or float16"),
+    ("labels", holding(4), r"labels holds 4; expected -1 \(neutral\) or 0 to 3"),
+    ("labels", lambda t: t - 1, r"labels holds -1; expected 0 to 3|labels holds -2"),
+    ("labels", shape(2, 6), r"labels has shape \[2, 6\]; expected \[rows, 6\]: .*, last what the head sees \(-1\)"),
+    ("labels", shape(3, 5), r"labels has shape \[3, 5\]; expected \[rows, 6\]"),
+    ("labels", shape(4, 6), "labels has 2 rows of wrong labels; expected 1 to draw with u"),
+    ("labels", dtype(torch.int32), "labels is int32; expected int64"),
+    ("labels", strided, "labels is not contiguous"),
+    ("u", to(torch.rand(5)), r"u has shape \[5\]; expected \[6\]"),
+    ("overlay", shape(3), r"overlay has shape \[3\]; expected \[2\]"),
+    ("classes", to(12), "classes is 12; expected 1 to 11, fewer than the 12 inputs"),
+    ("classes", to(3), r"weights\[2\] has shape \[4, 12\]; expected \[3, 12\]"),
+    ("weights", to([]), "weights is empty; expected one matrix per layer"),
+    ("weights", nth(1, shape(7, 6)), r"weights\[1\] has shape \[7, 6\]; expected \[\*, 5\] to match the layer before"),
+    ("weights", nth(1, shape(7)), r"weights\[1\] has shape \[7\]; expected a matrix"),
+    ("weights", nth(1, strided), r"weights\[1\] is not contiguous; it is updated in place"),
+    ("weights", nth(1, dtype(torch.float16)), r"weights\[1\] is float16; expected float32"),
+    ("weights", nth(2, shape(4, 5)), r"weights\[2\] has shape \[4, 5\]; expected \[4, 12\]"),
+    ("biases", nth(1, shape(6)), r"biases\[1\] has shape \[6\]; expected \[7\]"),
+    ("biases", lambda b: b[:2], "biases has 2 entries; expected 3, as weights"),
+    ("weight_states", nth(1, shape(1, 7, 5)), r"weight_states\[1\] has shape \[1, 7, 5\]; expected \[2, 7, 5\]"),
+    ("weight_states", nth(2, strided), r"weight_states\[2\] is not contiguous"),
+    ("bias_states", nth(1, shape(2, 6)), r"bias_states\[1\] has shape \[2, 6\]; expected \[2, 7\]"),
+    ("bias_states", nth(1, shape(0)), r"bias_states\[1\] is empty; expected a tensor, as weight_states\[1\] is one"),
+    ("steps", nth(1, dtype(torch.int32)), r"steps\[1\] is int32; expected int64"),
+    ("steps", nth(1, shape(2)), r"steps\[1\] has shape \[2\]; expected a 0-dim tensor"),
+    ("lrs", nth(1, dtype(torch.float32)), r"lrs\[1\] is float32; expected float64"),
+    ("weights_low", nth(1, to(torch.ones(6, 5))), r"weights_low\[1\] has shape \[6, 5\]; expected \[7, 5\]"),
+    ("peer_means", nth(1, shape(6)), r"peer_means\[1\] has shape \[6\]; expected \[7\]"),
+    ("peer_means", nth(1, shape(0)), "peer_strength is 0.4 but peer_mean is None; expected both"),
+    ("stats", nth(1, shape(3)), r"stats\[1\] has shape \[3\]; expected \[\d+\]"),
+    ("stats", nth(2, shape(2)), r"stats\[2\] has shape \[2\]; expected \[3\]"),
+    ("head_layers", to([0, 2]), "head_layers holds 2; expected 0 to 1"),
+    ("sign", shape(5), r"sign has shape \[5\]; expected \[12\]"),
+    ("row_weight", shape(5), r"row_weight has shape \[5\]; expected \[12\]"),
+    ("activities", lambda a: a[:1], "activities has 1 entries; expected 2, one per layer"),
+    ("activities", nth(1, shape(83)), r"activities\[1\] has 83 elements; expected at least 84"),
+    ("activities", nth(1, dtype(torch.float64)), r"activities\[1\] is float64; expected float32, or as x"),
+    ("activities", lambda a: [a[1], a[1]], r"activities\[1\] shares memory with activities\[0\]"),
+    ("workspace", shape(10), r"workspace has 10 floats; expected at least \d+ \(ffkern.ops.network_workspace\)"),
+    ("workspace", dtype(torch.float64), "workspace is float64; expected float32"),
+    *OPTIONS,
+    *GOODNESS,
+    ("thresholds", to([1.0]), "thresholds has 1 entries; expected 2, one per layer"),
+    ("thresholds", to([1.0, float("inf")]), "threshold is inf; expected a finite number"),
+    ("temperatures", to([1.0, 0.0]), "temperature is 0; expected a number > 0"),
+    ("peer_strengths", to([0.4]), "peer_strengths has 1 entries; expected 2, one per layer"),
+    ("peer_momenta", to([0.5, 1.5]), "peer momentum is 1.5; expected 0 to 1"),
+    ("head_norm", to("max"), "head_norm is 'max'; expected 'l2', 'rms' or 'none'"),
+    ("head_eps", to(-1.0), "head_eps is -1; expected a number >= 0"),
+    ("optimisers", to(["adam", "adam", "lion"]), "optimiser is 'lion'; expected 'sgd'"),
+    ("optimisers", to(["adam"]), "optimisers has 1 entries; expected 3, as weights"),
+    ("hyper", to([0.9]), "hyper has 1 entries; expected 15, 5 for each entry of weights"),
+    ("hyper", lambda h: [*h[:5], 2.0, *h[6:]], r"hyper\[0\] \(beta1 or momentum\) is 2; expected"),
+]
+
+REFUSED: dict[str, list[tuple[str, Any, str]]] = {
     "layer_forward": [
         *LAYER,
         *WEIGHT,
@@ -219,6 +286,7 @@ REFUSED: dict[str, list[tuple[str, Change, str]]] = {
         *LABELS,
         *VARIANTS,
     ],
+    "network_step_": NETWORK,
     "predict_goodness": [
         ("x", shape(5, 11), r"x has shape \[5, 11\]; expected \[\*, 12\]"),
         ("x", dtype(torch.float64), "x is float64"),
@@ -372,10 +440,13 @@ def test_a_tensor_on_another_device_is_refused(name):
     for i, value in enumerate(sample(name)):
         arguments = list(sample(name))
         alone = sum(isinstance(a, Tensor) for a in arguments) < 2
-        if not isinstance(value, Tensor) or (alone and not isinstance(arguments[0], list)):
+        if isinstance(value, list) and value and isinstance(value[-1], Tensor):
+            arguments[i] = [*value[:-1], value[-1].to("meta")]
+        elif isinstance(value, Tensor) and not (alone and not isinstance(arguments[0], list)):
+            arguments[i] = value.to("meta")
+        else:
             continue
         tried += 1
-        arguments[i] = value.to("meta")
         before = copies([a for j, a in enumerate(arguments) if j != i])
         try:
             getattr(ops, name)(*arguments)

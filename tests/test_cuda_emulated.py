@@ -8,6 +8,7 @@ around a tile, every instance, what the kernels touch, streams and graphs, the l
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import subprocess
 import sys
@@ -144,7 +145,12 @@ def test_label_variants_in_every_arithmetic(shape: tuple[int, ...], math: str) -
 @pytest.mark.parametrize("shape", SHAPES, ids=cases.shape_name)
 def test_every_operation_at_every_size(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     unit = STORAGE_UNIT[dtype]
-    seen = {"layer_step_", "shared_step_", "shared_variants_"}  # the tests beside this one, and test_ops.py
+    seen = {
+        "layer_step_",
+        "shared_step_",
+        "network_step_",
+        "shared_variants_",
+    }  # the tests beside this one, and test_ops.py
     for name, operation, reference, arguments in every_operation.compared(*shape, dtype):
         with emulated.device("sm_80"):
             check_parity(operation, reference, arguments, unit=unit)
@@ -622,6 +628,38 @@ def test_three_replays_are_three_steps(math: str, variants: int, optimiser: str,
         assert value is None or torch.equal(value, replayed[key]), key
 
 
+def test_a_networks_step_is_one_graph(driver: ModuleType) -> None:
+    """Hard negatives, head, peer term and a frozen layer: three replays are three steps, with answers of their own."""
+    start = nn.FFNet([40, 24, 16, 8], 5, head_layers="all", peer_strength=0.1)
+    start.layers[1].requires_grad_(False)
+    x, labels = torch.rand(11, 40), torch.randint(0, 5, (11,))
+    graphs = Graphs()
+    stream = graphs.stream()
+    nets = [copy.deepcopy(start) for _ in range(2)]
+    opts = [(optim.EMA(net.layers.parameters(), 0.2), optim.EMA(net.head.parameters(), 0.2)) for net in nets]
+
+    def step(which: int) -> None:
+        opt, head_opt = opts[which]
+        generator = torch.Generator().manual_seed(3)  # a replay reads the numbers of the capture
+        nets[which].step(x, labels, opt, negatives="hard", generator=generator, head_opt=head_opt)
+
+    with emulated.device("sm_80"):
+        for _ in range(4):
+            step(0)
+    graph: list[int] = []
+    with emulated.device("sm_80", stream=stream, hold=True):
+        step(1)  # memory and state come into being
+        with graphs.capture(stream, graph):
+            step(1)
+        for _ in range(3):
+            graphs.replay(graph[0], stream)
+    for name, value in nets[0].state_dict().items():
+        assert torch.equal(value, nets[1].state_dict()[name]), name
+    for one, other in zip([*nets[0].layers, nets[0].head], [*nets[1].layers, nets[1].head], strict=True):
+        assert torch.equal(one.statistics(), other.statistics())
+    assert not torch.equal(nets[0].layers[2].weight, start.layers[2].weight)
+
+
 def test_a_learning_rate_set_by_hand_reaches_a_captured_step(driver: ModuleType) -> None:
     """A number put into param_groups goes into the memory that the graph reads."""
     graphs = Graphs()
@@ -824,7 +862,8 @@ def test_devices(device: str, path: str, dtype: str, message: str, driver: Modul
 
 
 def test_every_tensor_operation_has_a_cuda_kernel() -> None:
-    assert set(emulated.operations()) == set(cases.TENSOR_OPS) | {"step_workspace", "update_workspace"}
+    sizes = {"step_workspace", "update_workspace", "network_workspace"}
+    assert set(emulated.operations()) == set(cases.TENSOR_OPS) | sizes
 
 
 def test_the_package_knows_nothing_of_the_emulator() -> None:

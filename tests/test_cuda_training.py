@@ -118,7 +118,7 @@ def stepped(layer: nn.FFLinear, x: Tensor, sign: Tensor) -> Tensor:
     return layer.weight
 
 
-@pytest.mark.parametrize("change", ["assign", "parameter", "inference", "refused"])
+@pytest.mark.parametrize("change", ["assign", "parameter", "inference", "refused", "float32"])
 def test_the_low_copy_is_never_stale(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever happens between two steps, the second reads the weights that are there."""
     monkeypatch.setattr(nn, "_stored", lambda x: x.dtype)
@@ -134,6 +134,8 @@ def test_the_low_copy_is_never_stale(change: str, monkeypatch: pytest.MonkeyPatc
                 while fresh._version < layer.weight._version:
                     fresh.normal_()
             layer.weight = fresh
+        elif change == "float32":  # moves the weights and no copy
+            layer.step(x.float(), sign, optim.SGD(layer.parameters(), lr=0.1))
         elif change == "inference":
             with torch.inference_mode():
                 layer.step(x, sign, optim.SGD(layer.parameters(), lr=0.1))

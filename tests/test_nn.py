@@ -968,12 +968,23 @@ def test_a_frozen_head_stays():
 
 
 def test_changing_batch_sizes_do_not_pile_up():
-    """One buffer a layer, as large as the largest batch so far."""
+    """One buffer for the layer below the last, as large as the largest batch so far."""
     net = FFNet([20, 12, 8], classes=3)
     opt = optim.Adam(net.parameters(), 0.1)
     for images in (7, 3, 9, 1, 8):
         net.step(torch.rand(images, 20), torch.randint(0, 3, (images,)), opt)
-    assert {index: kept[0].shape[0] for index, kept in net._kept.items()} == {0: 18, 1: 18}
+    assert {index: kept.numel() for index, kept in net._kept.items()} == {0: 18 * 12}
+
+
+@pytest.mark.parametrize("depth", [3, 5, 8])
+def test_activities_do_not_grow_with_depth(depth):
+    """Two buffers take turns, and the workspace is one layer's, when all labels are known beforehand."""
+    net = FFNet([20] + [12] * depth, classes=3)
+    net.step(torch.rand(7, 20), torch.randint(0, 3, (7,)), optim.Adam(net.parameters(), 0.1))
+    shallow = FFNet([20, 12, 12], classes=3)
+    shallow.step(torch.rand(7, 20), torch.randint(0, 3, (7,)), optim.Adam(shallow.parameters(), 0.1))
+    assert {index: kept.numel() for index, kept in net._kept.items()} == {0: 14 * 12, 1: 14 * 12}
+    assert net._workspace.numel() == shallow._workspace.numel()
 
 
 @pytest.mark.parametrize(

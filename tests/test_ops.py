@@ -1003,6 +1003,132 @@ def test_a_nan_row_reaches_every_weight(variants, goodness):
     assert got["bias"].isnan().all()
 
 
+NETWORKS: dict[str, dict[str, Any]] = {
+    "uniform": {},
+    "several negatives": {"variants": 3, "optimiser": "ema", "norm": "l2"},
+    "without biases, peers": {"bias": False, "peer": True, "row_weight": False, "optimiser": "sgd"},
+    "first layer frozen": {"frozen": (0,), "optimiser": "adamw"},
+    "middle layer frozen": {"frozen": (1,), "peer": True},
+    "last layer frozen": {"frozen": (2,)},
+    "hard negatives": {"head_layers": (0, 1, 2), "hard": True, "optimiser": "ema"},
+    "hard negatives, peers": {"head_layers": (1, 2), "hard": True, "peer": True, "frozen": (3,), "goodness": "sum_sq"},
+    "head and several negatives": {"head_layers": (0, 2), "variants": 4, "frozen": (0,), "bias": False},
+    "head and the upper layers frozen": {"head_layers": (2,), "frozen": (1, 2), "hard": True},
+    "only the head learns": {"head_layers": (0,), "frozen": (0, 1, 2), "optimiser": "sgd"},
+}
+
+
+@parity("network_step_", "network_workspace")
+@every_backend
+@pytest.mark.parametrize("which", NETWORKS)
+def test_network_step(which):
+    a = cases.network_arguments(13, [31, 17, 9, 12], 5, **NETWORKS[which])
+    check_parity(cases.network, cases.network_reference, a)
+
+
+@every_backend
+@pytest.mark.parametrize("sizes", [[3, 1], [40, 1, 3], [113, 65, 33, 70, 5]], ids=shape_name)
+def test_network_step_of_any_depth(sizes):
+    for images in (1, 37):
+        check_parity(cases.network, cases.network_reference, cases.network_arguments(images, sizes, 2, optimiser="ema"))
+
+
+def composed(a: dict[str, Any]) -> dict[str, Any]:
+    """The step made of single operations, in the order of events that docs/design.md states."""
+    written = {k: [None if t is None else t.clone() for t in a[k]] for k in cases.NETWORK_LISTS[:-1]}
+    labels, depth, head = a["labels"].clone(), len(a["thresholds"]), bool(a["head_layers"])
+    x, sign, weight_of_rows, overlay, classes = (a[k] for k in ("x", "sign", "row_weight", "overlay", "classes"))
+    kind, n = (a["norm"], a["eps"], a["goodness"]), x.shape[0]
+    lesson = labels[:-1] if head else labels
+    stats: list[Tensor | None] = [None] * len(a["weights"])
+    none = torch.zeros(0)
+
+    def trained(i: int) -> list[Any]:
+        values = [written[k][i] for k in cases.NETWORK_LISTS[:5]]
+        return [*values[:3], none if values[3] is None else values[3], values[4], a["lrs"][i]]
+
+    def rule(i: int) -> tuple[str, list[float]]:
+        return a["optimisers"][i], a["hyper"][5 * i : 5 * i + 5]
+
+    def forward(i: int, labels: Tensor, below: Any) -> tuple[Tensor, ...]:
+        w, b = written["weights"][i], written["biases"][i]
+        if i == 0:
+            return ops.shared_variants(*ops.shared_base(x, w, classes), w, b, labels, overlay, classes, *kind)
+        return ops.layer_forward(below[0], w, b, below[3], *kind)
+
+    def memory(i: int) -> Tensor:
+        size = (n, classes, lesson.shape[0]) if i == 0 else (sign.shape[0], 0, 1)
+        w = written["weights"][i]
+        return torch.zeros(max(ops.step_workspace(w, *size, True), ops.update_workspace(w, *size)))
+
+    def loss(i: int) -> tuple[float, ...]:
+        return a["thresholds"][i], a["temperatures"][i]
+
+    def peer(i: int) -> tuple[float, ...]:
+        return a["peer_strengths"][i], a["peer_momenta"][i]
+
+    if not head:
+        out: Any = None
+        for i in range(depth):
+            if written["weight_states"][i] is None:
+                out = forward(i, labels, out)
+                continue
+            units = written["weights"][i].shape[0]
+            kept = torch.zeros(sign.shape[0], units), torch.zeros(sign.shape[0])
+            stats[i] = torch.zeros(7, dtype=torch.float64)
+            rest = (sign, weight_of_rows, written["peer_means"][i], memory(i), stats[i], *kept, *kind)
+            settings = (*trained(i), None, *rest, *loss(i), *peer(i), *rule(i))
+            if i == 0:
+                ops.shared_step_(x, labels, overlay, classes, *settings)
+            else:
+                ops.layer_step_(out[0], out[3], *settings)
+            out = (kept[0], None, None, kept[1])
+        return cases._named(written | {"stats": stats, "labels": [labels]})
+
+    first, neutral, wrong = ([None], [None], [None])
+    for i in range(depth):
+        first.append(forward(i, labels[:1], first[-1]))
+        neutral.append(forward(i, labels[-1:], neutral[-1]))
+    chosen = [neutral[i + 1] for i in a["head_layers"]]
+    states, norms = [c[0] for c in chosen], [c[3] for c in chosen]
+    answer = (a["head_norm"], a["head_eps"])
+    if written["weight_states"][depth] is None:
+        logits = ops.head_forward(states, norms, written["weights"][depth], written["biases"][depth], *answer)
+    else:
+        stats[depth] = torch.zeros(3, dtype=torch.float64)
+        logits = ops.head_step_(states, norms, labels[0], *trained(depth), stats[depth], *answer, *rule(depth))
+    if a["u"] is not None:
+        labels[1] = ops.hard_labels(logits, labels[0], a["u"])
+    for i in range(depth):
+        wrong.append(forward(i, lesson[1:], wrong[-1]))
+    rows = [tuple(map(torch.cat, zip(one, two, strict=True))) for one, two in zip(first[1:], wrong[1:], strict=True)]
+    for i, (h, goodness, scale, _) in enumerate(rows):
+        if written["weight_states"][i] is None:
+            continue
+        _, coef, stats[i] = ops.local_loss(goodness, sign, weight_of_rows, *loss(i))
+        mean = written["peer_means"][i]
+        p = None if mean is None else ops.peer_update_(h, sign, mean, *peer(i))
+        tail = (sign, p, *trained(i), None, memory(i), a["goodness"], *rule(i))
+        if i == 0:
+            ops.shared_update_(x, h, scale, coef, lesson, overlay, classes, *tail)
+        else:
+            ops.layer_update_(rows[i - 1][0], h, scale, coef, *tail)
+    return cases._named(written | {"stats": stats, "labels": [labels]})
+
+
+@every_device
+@pytest.mark.parametrize("which", NETWORKS)
+def test_network_step_is_made_of_the_other_operations(which, monkeypatch):
+    """The same bits as one operation after the other, on a product whose rows do not depend on their place."""
+    monkeypatch.setenv("FFKERN_GEMM", "own")
+    ops.reset_cpu_path()
+    a = cases.network_arguments(13, [31, 17, 9, 12], 5, **NETWORKS[which])
+    monkeypatch.setattr(cases, "STATS_BEFORE", torch.zeros(7, dtype=torch.float64))
+    equal(cases.network(**a), composed(a))
+    monkeypatch.undo()
+    ops.reset_cpu_path()
+
+
 @every_device
 def test_one_class():
     a = shared_arguments((9, 14, 11, 1, 2))
@@ -1017,7 +1143,7 @@ def test_one_class():
 def tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
-    return [t for part in value or () for t in tensors(part)]
+    return [t for part in value or () for t in tensors(part)] if not isinstance(value, str | float | int) else []
 
 
 def to_fake(mode: FakeTensorMode, value: Any) -> Any:
@@ -1066,12 +1192,12 @@ def test_in_place_operations_bump_versions(name):
     """Of everything they write and of nothing else: backward() on old values has to raise."""
     op = getattr(torch.ops.ffkern, name).default
     arguments = sample(name)
-    versions = [a._version if isinstance(a, Tensor) else None for a in arguments]
+    versions = [[t._version for t in tensors(a)] if isinstance(a, Tensor | list) else [] for a in arguments]
     op(*arguments)
-    for argument, value, version in zip(op._schema.arguments, arguments, versions, strict=True):
-        if isinstance(value, Tensor):
-            written = argument.alias_info is not None and argument.alias_info.is_write
-            assert (value._version > version) == written, argument.name
+    for argument, value, before in zip(op._schema.arguments, arguments, versions, strict=True):
+        written = argument.alias_info is not None and argument.alias_info.is_write
+        for t, version in zip(tensors(value) if before else (), before, strict=True):
+            assert (t._version > version) == written, argument.name
 
 
 # ------------------------------------------------------------------------------------ determinism

@@ -111,11 +111,19 @@ inline void check_dtype(const char* op, const char* name, const Tensor& t, Scala
   }
 }
 
-inline Norm parse_norm(const char* op, const std::string& text) {
+/// Refuses anything but the dtypes that rows and weights may be stored in.
+inline void check_float(const char* op, const char* name, const Tensor& t) {
+  const ScalarType type = t.scalar_type();
+  if (type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half) return;
+  refuse(op, name, " is ", dtype_text(type),
+         "; expected float32, bfloat16 or float16 (ffkern.reference computes in float64)");
+}
+
+inline Norm parse_norm(const char* op, const std::string& text, const char* name = "norm") {
   if (text == "l2") return Norm::kL2;
   if (text == "rms") return Norm::kRms;
   if (text == "none") return Norm::kNone;
-  refuse(op, "norm is '", text, "'; expected 'l2', 'rms' or 'none'");
+  refuse(op, name, " is '", text, "'; expected 'l2', 'rms' or 'none'");
 }
 
 inline Goodness parse_goodness(const char* op, const std::string& text) {

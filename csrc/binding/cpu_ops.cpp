@@ -5,6 +5,7 @@
 
 #include "checks.h"
 #include "cpu/kernels.h"
+#include "network.h"
 #include "operations.h"
 
 namespace ffkern::binding {
@@ -13,10 +14,6 @@ namespace {
 namespace cpu = ffkern::cpu;
 
 // ---- tensors
-
-bool is_storage_dtype(ScalarType type) {
-  return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
-}
 
 Tensor as_float(const Tensor& t) {
   return t.scalar_type() == ScalarType::Float ? t : frontend::to(t, ScalarType::Float);
@@ -33,10 +30,7 @@ float* scratch_of(Tensor& holder, const Tensor& like, int64_t floats) {
 
 void check_storage(const char* op, const char* name, const Tensor& t) {
   if (!t.is_cpu()) refuse(op, name, " is on another device; expected all tensors on the CPU, as the first one is");
-  if (!is_storage_dtype(t.scalar_type())) {
-    refuse(op, name, " is ", dtype_text(t.scalar_type()),
-           "; expected float32, bfloat16 or float16 (ffkern.reference computes in float64)");
-  }
+  check_float(op, name, t);
 }
 
 void check_matrix(const char* op, const char* name, const Tensor& t) {
@@ -143,8 +137,8 @@ uint16_t* writable_low(const char* op, const char* name, const Tensor& t, std::i
 }
 
 /// pack_weight_() of weights [units, inputs].
-uint32_t* packed_weight(const char* op, const Tensor& t, int64_t units, int64_t inputs) {
-  uint16_t* p = writable_low(op, "weight_low", t, {(units + 15) / 16, (inputs + 1) / 2, 16, 2});
+uint32_t* packed_weight(const char* op, const char* name, const Tensor& t, int64_t units, int64_t inputs) {
+  uint16_t* p = writable_low(op, name, t, {(units + 15) / 16, (inputs + 1) / 2, 16, 2});
   return reinterpret_cast<uint32_t*>(p);
 }
 
@@ -229,15 +223,14 @@ struct LayerInputs {
       return;
     }
     if (weight_low.has_value()) {
-      layer.weight_low = packed_weight(op, *weight_low, layer.units, layer.inputs);
+      layer.weight_low = packed_weight(op, "weight_low", *weight_low, layer.units, layer.inputs);
       return;
     }
     const int64_t pairs = cpu::packed_weight(layer.units, layer.inputs);
     low_hold = frontend::scratch(x.hold, {2 * pairs}, ScalarType::BFloat16);
     uint32_t* packed = static_cast<uint32_t*>(low_hold->mutable_data_ptr());
     const cpu::Layer known = layer;
-    frontend::compute(
-        [&] { cpu::pack_weight(frontend::provider(), known.units, known.inputs, known.weight, packed); });
+    frontend::compute([&] { cpu::pack_weight(frontend::provider(), known.units, known.inputs, known.weight, packed); });
     layer.weight_low = packed;
   }
 
@@ -307,7 +300,7 @@ struct Update {
     step = scalar<int64_t>(op, "step", step_, ScalarType::Long);
     const int64_t slots = state_slots(params.kind);
     trained.weight = writable(op, "weight", weight_, {units, inputs});
-    if (weight_low.has_value()) trained.weight_low = packed_weight(op, *weight_low, units, inputs);
+    if (weight_low.has_value()) trained.weight_low = packed_weight(op, "weight_low", *weight_low, units, inputs);
     trained.bias = writable(op, "bias", bias, {units});
     trained.weight_state = writable(op, "weight_state", weight_state, {slots, units, inputs});
     if (bias.has_value()) trained.bias_state = writable(op, "bias_state", bias_state, {slots, units});
@@ -389,27 +382,32 @@ void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bi
   LayerInputs in(op, x, weight, bias, x_norm, parse_kind(op, norm, eps, kind));
   check_apart(op, "h", h, "x", x);
   check_apart(op, "h", h, "weight", weight);
-  const cpu::Activities out = writable_activities(op, in.layer.x_low != nullptr, in.layer.images, in.layer.units, h,
-                                                  goodness, scale, h_norm);
+  const cpu::Activities out =
+      writable_activities(op, in.layer.x_low != nullptr, in.layer.images, in.layer.units, h, goodness, scale, h_norm);
   in.set_low(op, weight_low);
   Tensor hold;
   float* memory = scratch_of(hold, x, cpu::forward_floats(in.layer));
   frontend::compute([&] { cpu::forward(frontend::provider(), in.layer, out, memory); });
 }
 
-std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes,
-                                       const MaybeTensor& weight_low) {
-  const char* op = "shared_base";
+std::tuple<Tensor, Tensor> run_base(const char* op, const Tensor& x, const Tensor& weight, int64_t classes,
+                                    const MaybeTensor& weight_low, const MaybeTensor& given,
+                                    const MaybeTensor& given_norm) {
   LayerInputs in(op, x, weight, std::nullopt, std::nullopt, {});
   checked_classes(op, classes, in.layer.inputs);
   in.layer.classes = classes;
-  Tensor base = float_result("base", x, {in.layer.images, in.layer.units});
-  Tensor norm = float_result("rest_norm", x, {in.layer.images});
+  Tensor base = given.has_value() ? *given : float_result("base", x, {in.layer.images, in.layer.units});
+  Tensor norm = given_norm.has_value() ? *given_norm : float_result("rest_norm", x, {in.layer.images});
   in.set_low(op, weight_low);
   frontend::compute([&] {
     cpu::base_product(frontend::provider(), in.layer, base.mutable_data_ptr<float>(), norm.mutable_data_ptr<float>());
   });
   return {base, norm};
+}
+
+std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes,
+                                       const MaybeTensor& weight_low) {
+  return run_base("shared_base", x, weight, classes, weight_low, std::nullopt, std::nullopt);
 }
 
 /// The layer of a shared_variants call: the base product stands in for x.
@@ -675,7 +673,7 @@ Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vecto
       packed.push_back(frontend::scratch(x, {(w.rows + 15) / 16, (w.cols + 1) / 2, 16, 2}, ScalarType::BFloat16));
       made = true;
     }
-    low_data.push_back(packed_weight(op, packed[l], w.rows, w.cols));
+    low_data.push_back(packed_weight(op, "weights_low", packed[l], w.rows, w.cols));
   }
   const cpu::Stack stack{static_cast<int64_t>(units.size()), weight_data.data(), low_data.data(), bias_data.data(),
                          units.data()};
@@ -698,7 +696,7 @@ void pack_weight_(const Tensor& weight, const Tensor& out) {
   Matrix w(op, "weight", weight);
   check_weight(op, weight);
   w.make_dense();
-  uint32_t* packed = packed_weight(op, out, w.rows, w.cols);
+  uint32_t* packed = packed_weight(op, "out", out, w.rows, w.cols);
   frontend::compute([&] { cpu::pack_weight(frontend::provider(), w.rows, w.cols, w.data, packed); });
 }
 
@@ -746,16 +744,21 @@ Tensor wrong_labels(const Tensor& labels, int64_t classes, const Tensor& u) {
   return out;
 }
 
-Tensor hard_labels(const Tensor& logits, const Tensor& labels, const Tensor& u) {
-  const char* op = "hard_labels";
+/// Into `given`, or a new tensor.
+Tensor draw_hard(const char* op, const Tensor& logits, const Tensor& labels, const Tensor& u,
+                 const MaybeTensor& given) {
   Matrix in(op, "logits", logits);
   check_wrong_exists(op, in.cols);
   in.make_dense();
   const Labels y = row_labels(op, labels, in.rows, in.cols, 0);
   const Vector draws(op, "u", u, in.rows);
-  Tensor out = frontend::result("out", labels, {in.rows}, ScalarType::Long);
+  Tensor out = given.has_value() ? *given : frontend::result("out", labels, {in.rows}, ScalarType::Long);
   cpu::hard_labels(in.rows, in.cols, in.data, y.data, draws.data, out.mutable_data_ptr<int64_t>());
   return out;
+}
+
+Tensor hard_labels(const Tensor& logits, const Tensor& labels, const Tensor& u) {
+  return draw_hard("hard_labels", logits, labels, u, std::nullopt);
 }
 
 Tensor all_wrong_labels(const Tensor& labels, int64_t classes) {
@@ -900,6 +903,48 @@ int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, 
   return cpu::update_floats(frontend::provider(), layer) + 16;
 }
 
+// ---- the whole network
+
+struct OnCpu {
+  static constexpr auto& shared_base = run_base;
+  static constexpr auto& layer_forward = layer_forward_;
+  static constexpr auto& shared_variants = shared_variants_;
+  static constexpr auto& layer_step = layer_step_;
+  static constexpr auto& shared_step = shared_step_;
+  static constexpr auto& layer_update = layer_update_;
+  static constexpr auto& shared_update = shared_update_;
+  static constexpr auto& peer_update = peer_update_;
+  static constexpr auto& draw_hard = binding::draw_hard;
+  static constexpr auto& head_forward = binding::head_forward;
+  static constexpr auto& head_step = head_step_;
+  static constexpr auto& step_workspace = binding::step_workspace;
+  static constexpr auto& update_workspace = binding::update_workspace;
+
+  /// coef is written, the statistics of the batch are added to stats.
+  static void add_loss(const char* op, const Tensor& goodness, const Tensor& sign, const MaybeTensor& row_weight,
+                       double threshold, double temperature, const Tensor& coef, const Tensor& stats) {
+    const int64_t rows = goodness.size(0);
+    const Vector g(op, "goodness", goodness, rows), s(op, "sign", sign, rows), w(op, "row_weight", row_weight, rows);
+    const cpu::Lesson lesson = lesson_of(s, w, op, threshold, temperature);
+    double batch[kStatCount];
+    frontend::compute([&] { cpu::local_loss(rows, g.data, lesson, coef.mutable_data_ptr<float>(), batch); });
+    for (int k = 0; k < kStatCount; ++k) stats.mutable_data_ptr<double>()[k] += batch[k];
+  }
+
+  static void check_labels(const char* op, const Tensor& labels, int64_t classes, int64_t lowest) {
+    Labels(op, "labels", labels, classes, lowest);
+  }
+
+  static void check_low(const char* op, const char* name, const Tensor& low, ScalarType rows, int64_t units,
+                        int64_t inputs) {
+    if (rows != ScalarType::BFloat16) refuse(op, name, " is given; expected none, as x is not bfloat16");
+    packed_weight(op, name, low, units, inputs);
+  }
+};
+
+constexpr auto& network_step_ = binding::network_step<OnCpu>;
+constexpr auto& network_workspace = binding::network_memory<OnCpu>;
+
 }  // namespace
 
 void implement_cpu(Library& library) {
@@ -928,6 +973,8 @@ void implement_cpu(Library& library) {
   FFKERN_IMPLEMENT(library, head_step_);
   FFKERN_IMPLEMENT(library, step_workspace);
   FFKERN_IMPLEMENT(library, update_workspace);
+  FFKERN_IMPLEMENT(library, network_step_);
+  FFKERN_IMPLEMENT(library, network_workspace);
 }
 
 }  // namespace ffkern::binding

@@ -108,6 +108,14 @@ inline Tensor output(LaunchScope& scope, const char* name, const Tensor& like, s
   return t;
 }
 
+/// The same, or the tensor that is given for it.
+inline Tensor output(LaunchScope& scope, const char* name, const MaybeTensor& given, const Tensor& like,
+                     std::initializer_list<int64_t> shape, ScalarType type) {
+  if (!given.has_value()) return output(scope, name, like, shape, type);
+  scope.use(name, *given, Access::kWrite);
+  return *given;
+}
+
 /// Floats of a workspace of so many bytes, wherever its first aligned byte may be.
 inline int64_t floats_for(int64_t bytes) { return bytes / 4 + 64; }
 

@@ -4,6 +4,7 @@
 
 #include "cuda/head.h"
 #include "cuda_arguments.h"
+#include "cuda_network.h"
 #include "operations.h"
 
 namespace ffkern::binding {
@@ -50,8 +51,10 @@ struct HeadInputs {
 /// Without a layer there is nothing whose device could be asked for: the weights stand in, and HeadInputs refuses.
 const Tensor& anchor(const std::vector<Tensor>& h, const Tensor& weight) { return h.empty() ? weight : h[0]; }
 
-Tensor head_forward(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tensor& weight, const MaybeTensor& bias,
-                    std::string norm, double eps) {
+}  // namespace
+
+Tensor OnCudaElsewhere::head_forward(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tensor& weight,
+                                     const MaybeTensor& bias, std::string norm, double eps) {
   const char* op = "head_forward";
   LaunchScope scope(op, "h", anchor(h, weight));
   HeadInputs in(scope, op, h, h_norm, weight, parse_kind(op, norm, eps, "sum_sq"));
@@ -66,10 +69,10 @@ Tensor head_forward(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Ten
   return logits;
 }
 
-Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tensor& labels, const Tensor& weight,
-                  const MaybeTensor& bias, const Tensor& weight_state, const Tensor& bias_state, const Tensor& step,
-                  const Tensor& lr, const Tensor& stats, std::string norm, double eps, std::string optimiser,
-                  std::vector<double> hyper) {
+Tensor OnCudaElsewhere::head_step(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tensor& labels,
+                                  const Tensor& weight, const MaybeTensor& bias, const Tensor& weight_state,
+                                  const Tensor& bias_state, const Tensor& step, const Tensor& lr, const Tensor& stats,
+                                  std::string norm, double eps, std::string optimiser, std::vector<double> hyper) {
   const char* op = "head_step_";
   LaunchScope scope(op, "h", anchor(h, weight));
   HeadInputs in(scope, op, h, h_norm, weight, parse_kind(op, norm, eps, "sum_sq"));
@@ -94,6 +97,11 @@ Tensor head_step_(std::vector<Tensor> h, std::vector<Tensor> h_norm, const Tenso
   cuda::head_step(scope.queue(), in.head, lesson, logits.mutable_data_ptr<float>(), aligned(memory));
   return logits;
 }
+
+namespace {
+
+constexpr auto& head_forward = OnCudaElsewhere::head_forward;
+constexpr auto& head_step_ = OnCudaElsewhere::head_step;
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 
 #include "cuda/labels.h"
 #include "cuda_arguments.h"
+#include "cuda_network.h"
 #include "operations.h"
 
 namespace ffkern::binding {
@@ -61,17 +62,26 @@ Tensor wrong_labels(const Tensor& labels, int64_t classes, const Tensor& u) {
   return out;
 }
 
-Tensor hard_labels(const Tensor& logits, const Tensor& labels, const Tensor& u) {
-  const char* op = "hard_labels";
+}  // namespace
+
+/// Into `given`, or a new tensor.
+Tensor OnCudaElsewhere::draw_hard(const char* op, const Tensor& logits, const Tensor& labels, const Tensor& u,
+                                  const MaybeTensor& given) {
   LaunchScope scope(op, "logits", logits);
   const Matrix in(scope, op, "logits", logits);
   check_wrong_exists(op, in.cols);
   const Labels y = row_labels(scope, op, labels, in.rows);
   const Vector draws(scope, op, "u", u, in.rows);
-  const Tensor out = output(scope, "out", labels, {in.rows}, ScalarType::Long);
+  const Tensor out = output(scope, "out", given, labels, {in.rows}, ScalarType::Long);
   cuda::hard_labels(scope.queue(),
                     {in.data, y.data, draws.data, label_data(out), in.pitch, in.rows, in.cols, in.storage});
   return out;
+}
+
+namespace {
+
+Tensor hard_labels(const Tensor& logits, const Tensor& labels, const Tensor& u) {
+  return OnCudaElsewhere::draw_hard("hard_labels", logits, labels, u, std::nullopt);
 }
 
 Tensor all_wrong_labels(const Tensor& labels, int64_t classes) {

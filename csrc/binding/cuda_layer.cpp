@@ -4,6 +4,8 @@
 
 #include "cuda/layer.h"
 #include "cuda_arguments.h"
+#include "cuda_network.h"
+#include "network.h"
 #include "operations.h"
 
 namespace ffkern::binding {
@@ -202,18 +204,23 @@ void layer_forward_(const Tensor& x, const Tensor& weight, const MaybeTensor& bi
   run_forward(scope, in, written(scope, op, in.layer.images, in.layer.units, h, goodness, scale, h_norm), x);
 }
 
-std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes,
-                                       const MaybeTensor& weight_low) {
-  const char* op = "shared_base";
+std::tuple<Tensor, Tensor> run_base(const char* op, const Tensor& x, const Tensor& weight, int64_t classes,
+                                    const MaybeTensor& weight_low, const MaybeTensor& given,
+                                    const MaybeTensor& given_norm) {
   LaunchScope scope(op, "x", x);
   LayerInputs in(scope, op, x, operand(weight, weight_low), std::nullopt, std::nullopt, {});
   in.layer.classes = checked_classes(op, classes, in.layer.inputs);
-  const Tensor base = output(scope, "base", x, {in.layer.images, in.layer.units}, ScalarType::Float);
-  const Tensor norm = output(scope, "rest_norm", x, {in.layer.images}, ScalarType::Float);
+  const Tensor base = output(scope, "base", given, x, {in.layer.images, in.layer.units}, ScalarType::Float);
+  const Tensor norm = output(scope, "rest_norm", given_norm, x, {in.layer.images}, ScalarType::Float);
   const Tensor memory = scratch(scope, x, cuda::forward_bytes(in.layer, in.x.storage));
   cuda::base_product(scope.queue(), in.layer, base.mutable_data_ptr<float>(), norm.mutable_data_ptr<float>(),
                      aligned(memory));
   return {base, norm};
+}
+
+std::tuple<Tensor, Tensor> shared_base(const Tensor& x, const Tensor& weight, int64_t classes,
+                                       const MaybeTensor& weight_low) {
+  return run_base("shared_base", x, weight, classes, weight_low, std::nullopt, std::nullopt);
 }
 
 /// The layer of a shared_variants call: the base product stands in for x.
@@ -288,22 +295,29 @@ cuda::Lesson lesson_of(const Vector& sign, const Vector& row_weight, const char*
   return {sign.data, row_weight.data, parse_loss(op, threshold, temperature)};
 }
 
-std::tuple<Tensor, Tensor, Tensor> local_loss(const Tensor& goodness, const Tensor& sign, const MaybeTensor& row_weight,
-                                              double threshold, double temperature) {
-  const char* op = "local_loss";
+/// Into new tensors; or coef into `given`, and the statistics added to `sums`.
+std::tuple<Tensor, Tensor, Tensor> run_loss(const char* op, const Tensor& goodness, const Tensor& sign,
+                                            const MaybeTensor& row_weight, double threshold, double temperature,
+                                            const MaybeTensor& given, const MaybeTensor& sums) {
   LaunchScope scope(op, "goodness", goodness);
   if (goodness.dim() != 1) refuse(op, "goodness has shape ", shape_text(goodness), "; expected [rows]");
   const int64_t rows = goodness.size(0);
   const Vector g(scope, op, "goodness", goodness, rows), s(scope, op, "sign", sign, rows);
   const Vector w(scope, op, "row_weight", row_weight, rows);
   const Tensor loss = output(scope, "loss", goodness, {}, ScalarType::Float);
-  const Tensor coef = output(scope, "coef", goodness, {rows}, ScalarType::Float);
-  const Tensor stats = output(scope, "stats", goodness, {kStatCount}, ScalarType::Double);
+  const Tensor coef = output(scope, "coef", given, goodness, {rows}, ScalarType::Float);
+  const Tensor stats = sums.has_value() ? *sums : output(scope, "stats", goodness, {kStatCount}, ScalarType::Double);
+  if (sums.has_value()) updated_stats(scope, op, stats);
   const Tensor memory = scratch(scope, goodness, cuda::local_loss_bytes(rows));
   cuda::local_loss(scope.queue(), rows, g.data, lesson_of(s, w, op, threshold, temperature),
                    loss.mutable_data_ptr<float>(), coef.mutable_data_ptr<float>(), stats.mutable_data_ptr<double>(),
-                   aligned(memory));
+                   sums.has_value(), aligned(memory));
   return {loss, coef, stats};
+}
+
+std::tuple<Tensor, Tensor, Tensor> local_loss(const Tensor& goodness, const Tensor& sign, const MaybeTensor& row_weight,
+                                              double threshold, double temperature) {
+  return run_loss("local_loss", goodness, sign, row_weight, threshold, temperature, std::nullopt, std::nullopt);
 }
 
 Tensor peer_update_(const Tensor& h, const Tensor& sign, const Tensor& mean, double strength, double momentum) {
@@ -375,6 +389,11 @@ std::tuple<Tensor, Tensor> shared_grad(const Tensor& x, const Tensor& h, const T
   return run_gradient(scope, op, in, x, h, scale, coef, sign, peer);
 }
 
+void check_low(const char* op, const char* name, Storage rows) {
+  if (rows != Storage::kFloat32) return;
+  refuse(op, name, " is given but x is float32; expected None, or x in bfloat16 or float16");
+}
+
 /// The weights of a layer that learns: what its products read, and what the update writes.
 struct Learning {
   LayerInputs in;
@@ -390,9 +409,7 @@ struct Learning {
                hyper) {
     trained = {change.args, change.weight, change.bias, change.weight_state, change.bias_state, nullptr};
     if (!weight_low.has_value()) return;
-    if (in.x.storage == Storage::kFloat32) {
-      refuse(op, "weight_low is given but x is float32; expected None, or x in bfloat16 or float16");
-    }
+    check_low(op, "weight_low", in.x.storage);
     trained.low = updated(scope, op, "weight_low", *weight_low, x.scalar_type(), {in.layer.units, in.layer.inputs});
     in.layer.weight = trained.low;
     in.layer.weight_storage = in.x.storage;
@@ -507,8 +524,7 @@ int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, in
       cuda::step_bytes(scope.queue(), sizes<cuda::Layer>("step_workspace", weight, images, classes, variants), peer));
 }
 
-int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants,
-                         bool /*low*/) {
+int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool /*low*/) {
   const LaunchScope scope("update_workspace", "weight", weight);
   return floats_for(
       cuda::gradient_bytes(scope.queue(), sizes<cuda::Layer>("update_workspace", weight, images, classes, variants)));
@@ -560,6 +576,36 @@ Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vecto
   return out;
 }
 
+// ---------------------------------------------------------------- the whole network
+
+struct OnCuda : OnCudaElsewhere {
+  static constexpr auto& shared_base = run_base;
+  static constexpr auto& layer_forward = layer_forward_;
+  static constexpr auto& shared_variants = shared_variants_;
+  static constexpr auto& layer_step = layer_step_;
+  static constexpr auto& shared_step = shared_step_;
+  static constexpr auto& layer_update = layer_update_;
+  static constexpr auto& shared_update = shared_update_;
+  static constexpr auto& add_loss = run_loss;
+  static constexpr auto& peer_update = peer_update_;
+  static constexpr auto& step_workspace = binding::step_workspace;
+  static constexpr auto& update_workspace = binding::update_workspace;
+
+  /// Values of labels stay on the device.
+  static void check_labels(const char*, const Tensor&, int64_t, int64_t) {}
+
+  static void check_low(const char* op, const char* name, const Tensor& low, ScalarType rows, int64_t units,
+                        int64_t inputs) {
+    if (rows == ScalarType::Float) binding::check_low(op, name, Storage::kFloat32);
+    check_dtype(op, name, low, rows);
+    check_shape(op, name, low, {units, inputs});
+    check_in_place(op, name, low);
+  }
+};
+
+constexpr auto& network_step_ = binding::network_step<OnCuda>;
+constexpr auto& network_workspace = binding::network_memory<OnCuda>;
+
 }  // namespace
 
 void implement_cuda_layer(Library& library) {
@@ -579,6 +625,8 @@ void implement_cuda_layer(Library& library) {
   FFKERN_IMPLEMENT(library, step_workspace);
   FFKERN_IMPLEMENT(library, update_workspace);
   FFKERN_IMPLEMENT(library, predict_goodness);
+  FFKERN_IMPLEMENT(library, network_step_);
+  FFKERN_IMPLEMENT(library, network_workspace);
 }
 
 }  // namespace ffkern::binding

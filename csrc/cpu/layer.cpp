@@ -45,7 +45,8 @@ void pack_weight(const Provider& provider, int64_t units, int64_t inputs, const 
   const PairKernels& kernels = pair_kernels();
   const int64_t panels = panels_of(units), slices = slice_count(provider, panels, kPanel * inputs);
   parallel_tasks(provider, slices, [&](int64_t s) {
-    pack_panels(kernels, slice_begin(panels, slices, s), slice_begin(panels, slices, s + 1), units, inputs, weight, out);
+    pack_panels(kernels, slice_begin(panels, slices, s), slice_begin(panels, slices, s + 1), units, inputs, weight,
+                out);
   });
 }
 

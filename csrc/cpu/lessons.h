@@ -115,9 +115,9 @@ class Lessons {
   static constexpr int64_t kMostKept = 2048;  // bounds the copy of x: 16 MiB at 2000 inputs
 
   int64_t capacity_;
-  double* mass_;  // [N]
-  float* owed_;   // [N] sum of r over an image's positive rows
-  float* x_;      // [capacity + 1, K]
+  double* mass_;               // [N]
+  float* owed_;                // [N] sum of r over an image's positive rows
+  float* x_;                   // [capacity + 1, K]
   int64_t* index_ = nullptr;   // [N] of rows of bfloat16
   uint16_t* low_u_ = nullptr;  // [K]
 };

@@ -13,9 +13,9 @@
 //   +---------+   +-----+-----+-----+             (a shift, a mask) and cost a multiply-add each.
 //
 // The tile of AMX: two by two tiles of 16 x 16 sums, 1 KiB each, from two tiles of A and two of B: 4 loads for 4
-// products of 16 x 16 x 32. A tile of A is 16 rows of 16 pairs as they lie in memory, so pack_left() transposes (16 x 16
-// pairs in registers). What is left of a depth that is no multiple of 16 pairs, and of rows that are none of 32, goes
-// through copies filled up with 0.
+// products of 16 x 16 x 32. A tile of A is 16 rows of 16 pairs as they lie in memory, so pack_left() transposes (16 x
+// 16 pairs in registers). What is left of a depth that is no multiple of 16 pairs, and of rows that are none of 32,
+// goes through copies filled up with 0.
 #include "pair_kernels.h"
 
 #include "vec.h"
@@ -226,8 +226,8 @@ constexpr int kVectors = kPanel / Vec::kLanes;  // of a panel
 /// C[kRows, kPanels * 16] of which `columns` are stored.
 template <int kRows, int kPanels>
 inline __attribute__((always_inline)) void tile(int64_t columns, int64_t pairs, const char* a, int64_t row_bytes,
-                                                int64_t step_bytes, const uint32_t* b, int64_t pitch, bool add, float* c,
-                                                int64_t ldc) {
+                                                int64_t step_bytes, const uint32_t* b, int64_t pitch, bool add,
+                                                float* c, int64_t ldc) {
   constexpr int kWide = kPanels * kVectors;
   Vec acc[kRows][kWide];
 #pragma GCC unroll 16

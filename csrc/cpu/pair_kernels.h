@@ -20,7 +20,8 @@ constexpr int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / k
 
 /// Left operand: rows of pairs as they lie in memory, or panels whose columns are the rows.
 struct PairRows {
-  const void* data;   // pair (i, p) is 4 bytes at i * row_bytes + 4 p; as panels at i / 16 * row_bytes + 64 p + i % 16 * 4
+  const void*
+      data;  // pair (i, p) is 4 bytes at i * row_bytes + 4 p; as panels at i / 16 * row_bytes + 64 p + i % 16 * 4
   int64_t row_bytes;  // from one row, or panel, to the next
   bool panels = false;
 };

@@ -6,9 +6,9 @@
 namespace ffkern::cpu {
 namespace {
 
-constexpr int64_t kStrip = 8;         // rows of a tile in registers
-constexpr int64_t kRows = 256;        // of z at most at once, and
-constexpr int64_t kColumns = 240;     // columns: with their operands they stay in the second-level cache
+constexpr int64_t kStrip = 8;      // rows of a tile in registers
+constexpr int64_t kRows = 256;     // of z at most at once, and
+constexpr int64_t kColumns = 240;  // columns: with their operands they stay in the second-level cache
 
 /// Columns of x that make no whole pair: the last of an odd number, and the first behind an odd number of labels.
 struct EdgePair {

@@ -1,8 +1,8 @@
 // Products of bfloat16 rows: the forward one, and the weight gradient. Operands lie as pair_kernels.h says; sums are
 // float32.
 //
-//     forward    z [R, M] = x W^T       x as it lies in memory; W in panels [M / 16][K / 2][16], left by the last update
-//     gradient   dW [M, K] = (r dz)^T x both packed in pairs of rows: [M / 16][R / 2][16], [K / 16][R / 2][16]
+//     forward    z [R, M] = x W^T       x as it lies in memory; W in panels [M / 16][K / 2][16], left by the last
+//     update gradient   dW [M, K] = (r dz)^T x both packed in pairs of rows: [M / 16][R / 2][16], [K / 16][R / 2][16]
 //
 // Bytes: the forward product reads 2 RK + 2 MK and writes 4 RM. Packing for the gradient reads 4 RM + 2 RK and writes
 // 2 RM + 2 RK. FLOPs: 2 RKM each.
@@ -22,7 +22,7 @@ void low_product(const Provider&, const Layer& layer, int64_t begin, int64_t ima
 struct SummedRows {
   int64_t count = 0;
   const int64_t* index = nullptr;
-  const float* more_rdz = nullptr;  // [M]
+  const float* more_rdz = nullptr;   // [M]
   const uint16_t* more_x = nullptr;  // [K]
 
   int64_t total() const { return count + (more_rdz != nullptr ? 1 : 0); }

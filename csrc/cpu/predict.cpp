@@ -32,7 +32,7 @@ struct BlockPlan {
 };
 
 struct BlockScratch {
-  float *z, *h, *next, *norm, *next_norm;  // activities and their norms, now and after the next product
+  float *z, *h, *next, *norm, *next_norm;          // activities and their norms, now and after the next product
   uint16_t *h_low = nullptr, *next_low = nullptr;  // instead of h and next, with rows of bfloat16
   float* strip = nullptr;                          // products of kStripRows rows of these
 

@@ -237,7 +237,7 @@ void run_peer(const Queue& queue, int64_t rows, int64_t units, const Activities&
 }  // namespace
 
 void local_loss(const Queue& queue, int64_t count, const float* goodness, const Lesson& lesson, float* loss,
-                float* coef, double* stats, void* memory) {
+                float* coef, double* stats, bool add, void* memory) {
   Workspace workspace(memory);
   const StatsScratch scratch(workspace, count);
   RowsParams r;
@@ -249,6 +249,7 @@ void local_loss(const Queue& queue, int64_t count, const float* goodness, const 
   f.partial_stats = scratch.stats;
   f.blocks = rows_blocks(count);
   f.count = kStatCount;
+  f.add = add;
   f.stats = stats;
   f.loss = loss;
   finish(queue, f);

@@ -97,9 +97,9 @@ FFKERN_API int64_t variants_bytes(const Layer&);
 
 // ---- learning
 
-/// Loss [1] or null, coefficients [rows] and statistics (kStatCount doubles, overwritten).
+/// Loss [1] or null, coefficients [rows] and statistics (kStatCount doubles, overwritten or added to).
 FFKERN_API void local_loss(const Queue&, int64_t rows, const float* goodness, const Lesson&, float* loss, float* coef,
-                           double* stats, void* scratch);
+                           double* stats, bool add, void* scratch);
 FFKERN_API int64_t local_loss_bytes(int64_t rows);
 
 /// Running mean and peer term of activities h [rows, units].

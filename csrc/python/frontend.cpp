@@ -217,7 +217,8 @@ std::shared_ptr<View> from_dlpack(py::handle object) {
 
 /// A NumPy array over the memory of a CPU array of any kind.
 py::array numpy_view(const Tensor& t) {
-  if (package_of(t.view().object) == "numpy") return py::reinterpret_borrow<py::array>(t.view().object);
+  if (!t.view().part && package_of(t.view().object) == "numpy")
+    return py::reinterpret_borrow<py::array>(t.view().object);
   if (t.scalar_type() == ScalarType::BFloat16 || t.scalar_type() == ScalarType::Other) {
     refuse(std::string("ffkern.arrays: NumPy cannot copy an array of ") + dtype_text(t.scalar_type()) +
            "; pass float32 or float16");
@@ -303,10 +304,23 @@ bool Tensor::is_contiguous() const {
   return true;
 }
 
+// ---------------------------------------------------------------- parts
+
+Tensor part(const Tensor& whole, int64_t begin, std::initializer_list<int64_t> shape) {
+  auto view = std::make_shared<View>(whole.view());
+  view->data = static_cast<char*>(view->data) + begin * view->element_size;
+  view->shape = shape;
+  view->strides = dense_strides(view->shape);
+  view->part = true;
+  return Tensor(std::move(view));
+}
+
 // ---------------------------------------------------------------- copies
 
 Tensor to(const Tensor& t, ScalarType type) {
   if (t.is_cpu()) return Tensor::of(numpy_view(t).attr("astype")(dtype_text(type)));
+  if (t.view().part)
+    refuse("ffkern.arrays: a part of a GPU array cannot be converted; expected float16 with float16 x");
   const py::object& object = t.view().object;
   const py::object library = namespace_of(t), dtype = dtype_in(library, type);
   return Tensor::of(py::hasattr(object, "astype") ? object.attr("astype")(dtype)

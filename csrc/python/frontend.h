@@ -36,6 +36,7 @@ class Tensor {
     int64_t element_size = 1;
     std::vector<int64_t> shape, strides;  // in elements
     bool read_only = false;
+    bool part = false;  // of the object's memory
     bool cuda = false;
     int device = 0;
     std::optional<uintptr_t> stream;
@@ -89,6 +90,9 @@ inline std::string full_name(std::string op) {
 
 /// ValueError in Python.
 [[noreturn]] inline void refuse(const std::string& text) { throw std::invalid_argument(text); }
+
+/// Elements of a contiguous array from `begin` on, in this shape: the same memory, which lives as long.
+Tensor part(const Tensor& whole, int64_t begin, std::initializer_list<int64_t> shape);
 
 Tensor to(const Tensor&, ScalarType);
 Tensor contiguous(const Tensor&);

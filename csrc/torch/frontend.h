@@ -11,6 +11,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "cpu/provider.h"
 
@@ -30,6 +31,14 @@ inline Tensor to(const Tensor& t, ScalarType type) { return torch::stable::to(t,
 inline Tensor contiguous(const Tensor& t) { return torch::stable::contiguous(t); }
 inline void copy(const Tensor& into, const Tensor& from) { torch::stable::copy_(*const_cast<Tensor*>(&into), from); }
 inline bool writable(const Tensor&) { return true; }
+
+/// Elements of a contiguous tensor from `begin` on, in this shape: the same memory, which lives as long.
+inline Tensor part(const Tensor& whole, int64_t begin, std::initializer_list<int64_t> shape) {
+  std::vector<int64_t> strides(shape.size(), 1);
+  for (size_t d = shape.size(); d-- > 1;) strides[d - 1] = strides[d] * shape.begin()[d];
+  char* data = static_cast<char*>(whole.mutable_data_ptr()) + begin * static_cast<int64_t>(whole.element_size());
+  return torch::stable::from_blob(data, shape, strides, whole.device(), whole.scalar_type(), [whole](void*) {});
+}
 
 /// A new tensor on the device of `like`: what an operation returns under this name, or memory for its own use.
 inline Tensor result(const char*, const Tensor& like, std::initializer_list<int64_t> shape, ScalarType type) {

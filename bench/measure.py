@@ -65,10 +65,9 @@ def measure(case: Case, plan: Plan, candidates: Candidates | None = None) -> lis
     Args:
         candidates: constructors of what competes, instead of those of candidates.py.
     """
-    fields = {}
-    for name in dict.fromkeys(("float32", *plan.precisions)):
-        torch._dynamo.reset()
-        fields[name] = _field(case, PRECISIONS[name], plan, candidates)
+    torch._dynamo.reset()
+    names = dict.fromkeys(("float32", *plan.precisions))
+    fields = {name: _field(case, PRECISIONS[name], plan, candidates) for name in names}
     calibrators = {name: Calibrator(PRECISIONS[name].dtype) for name in fields}
     shared = {
         f"{name}:{candidate}": Calibrated(call, calibrators[name])

@@ -230,7 +230,9 @@ class EagerNetwork:
         self.through: Callable[..., Any] = through
         self.loss: Callable[..., Any] = layer_loss
         self.gradient: Callable[..., Any] = gradient
-        if compiled:
+        if compiled:  # one function serves all layers, in each precision: more variants than the default allows
+            torch._dynamo.config.recompile_limit = 64
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
             self.through = torch.compile(through, dynamic=False)
             self.loss = torch.compile(layer_loss, dynamic=False)
             self.gradient = torch.compile(gradient, dynamic=False)

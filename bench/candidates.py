@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from .cases import PredictCase, PredictData, StepCase, StepData
+from ffkern.data import Dataset
+
+from . import network
+from .cases import NetworkCase, PredictCase, PredictData, StepCase, StepData
 from .eager import BATCH, FORMS, EagerPredict, EagerStep
-from .floor import FloorPredict, FloorStep
+from .floor import FloorNetwork, FloorPredict, FloorStep
 from .fused import FusedPredict, FusedStep
+from .network import EagerNetwork, FusedNetwork
 
 GROUPS = ("ffkern", "eager", "eager_fused_adam", "compile", "floor")
 
@@ -52,3 +56,22 @@ def predict_judges(case: PredictCase, data: PredictData, *, compiled: bool = Fal
 
 def predict_floors(case: PredictCase, data: PredictData) -> dict[str, FloorPredict]:
     return {f"floor/{chunk} images": FloorPredict(case, data, chunk) for chunk in (64, 256)}
+
+
+def network_learners(
+    case: NetworkCase, data: Dataset, *, compiled: bool = False, few: bool = False
+) -> dict[str, Callable[[], FusedNetwork | EagerNetwork]]:
+    """As step_learners."""
+    recipe = case.recipe
+    make: dict[str, Callable[[], FusedNetwork | EagerNetwork]] = {"ffkern": partial(FusedNetwork, recipe, data)}
+    for form in network.FORMS:
+        eager = partial(EagerNetwork, recipe, data, form)
+        make[f"eager/{form}"] = eager
+        make[f"eager_fused_adam/{form}"] = partial(eager, fused=True)
+        if compiled and not (few and form != network.FORMS[-1]):
+            make[f"compile/{form}, fused optimiser"] = partial(eager, fused=True, compiled=True)
+    return make
+
+
+def network_floors(case: NetworkCase, data: Dataset) -> dict[str, FloorNetwork]:
+    return {"floor": FloorNetwork(case, data)}

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ffkern.data import Dataset
+from ffkern.recipes import RECIPES, Recipe
+
 CLASSES = 10
 LABEL_VALUE = 1.0
 IMAGE = 784
@@ -14,7 +17,7 @@ IMAGE = 784
 
 @dataclass(frozen=True)
 class Precision:
-    """How products are computed on a GPU.
+    """How products are computed. On a CPU: float32 or bfloat16.
 
     Args:
         dtype: of rows, images and activities.
@@ -94,7 +97,55 @@ class PredictCase:
         return self.sizes[-1]
 
 
-Case = StepCase | PredictCase
+# A 300th and a 30th of the usual rates: at full rate a unit that rounding switches on or off is soon all that a
+# comparison sees. With Hinton's rule weights are compared too; their change has to stand out from a weight's rounding.
+_ADAM = Recipe("", "", "", optimiser="adam", lr=1e-3 / 300, head_lr=1e-3 / 300, decay="none", head="none")
+NETWORKS = {
+    "uniform": _ADAM,
+    "hard": _ADAM.override(negatives="hard", head="all_but_first"),
+    "hinton": RECIPES["hinton"].override(lr=0.01 / 30, head_lr=0.1 / 30, decay="none", held_out=0),
+}
+
+
+@dataclass(frozen=True)
+class NetworkCase:
+    """One step of all layers on a mini-batch.
+
+    Args:
+        sizes: inputs, then units of each layer.
+        batch: images; each is a positive row and a negative one.
+        kind: "uniform": wrong labels drawn uniformly, no head; "hard": drawn by the softmax head, which learns too;
+            "hinton": that with Hinton's goodness, optimiser and peer normalisation. The first two train with Adam.
+    """
+
+    sizes: tuple[int, ...]
+    batch: int
+    kind: str
+
+    @property
+    def name(self) -> str:
+        inputs, *units = self.sizes
+        layers = f"{units[0]}x{len(units)}" if len(set(units)) == 1 else "-".join(map(str, units))
+        return f"network/{inputs}-{layers}/b{self.batch}/{self.kind}"
+
+    @property
+    def recipe(self) -> Recipe:
+        return NETWORKS[self.kind].override(layers=self.sizes[1:], batch_size=self.batch)
+
+    @property
+    def rows(self) -> int:
+        return 2 * self.batch
+
+    @property
+    def in_features(self) -> int:
+        return self.sizes[0]
+
+    @property
+    def out_features(self) -> int:
+        return self.sizes[-1]
+
+
+Case = StepCase | PredictCase | NetworkCase
 
 
 @dataclass(frozen=True)
@@ -135,6 +186,8 @@ def full_cases() -> list[Case]:
     cases.append(StepCase(5000, 2000, 2000, keep=True))
     cases.append(PredictCase((IMAGE, 500, 500), 10000))
     cases.append(PredictCase((IMAGE, 2000, 2000, 2000, 2000), 1000))
+    cases.append(NetworkCase((IMAGE, *[2000] * 4), 100, "hard"))
+    cases.append(NetworkCase((IMAGE, *[1000] * 3), 100, "hinton"))
     return cases
 
 
@@ -147,10 +200,11 @@ def quick_cases() -> list[Case]:
         StepCase(512, IMAGE, 2000),
         StepCase(512, IMAGE, 2000, shared=True),
         PredictCase((IMAGE, 500, 500), 1000),
+        NetworkCase((IMAGE, *[1000] * 3), 100, "hinton"),
     ]
 
 
-def gpu_cases() -> list[Case]:
+def gpu_cases() -> list[StepCase | PredictCase]:
     """Steps and predictions on a GPU, each in every precision; single operations are in operations.py."""
     return [
         StepCase(100, IMAGE, 500),
@@ -167,7 +221,10 @@ def gpu_cases() -> list[Case]:
 def find_case(name: str) -> Case:
     """The case of that name, among all that the naming scheme can express."""
     kind, sizes, amount, *flags = name.split("/")
-    features = tuple(int(size) for size in sizes.split("-"))
+    runs = [[*map(int, run.split("x")), 1][:2] for run in sizes.split("-")]  # 2000x4 is 2000 four times
+    features = tuple(units for units, times in runs for _ in range(times))
+    if kind == "network":
+        return NetworkCase(features, int(amount[1:]), *flags)
     if kind == "predict":
         return PredictCase(features, int(amount[1:]))
     inputs, units = features
@@ -176,7 +233,7 @@ def find_case(name: str) -> Case:
 
 def wants_compile(case: Case) -> bool:
     """Compiling takes longer than timing; the largest batch has nothing new to show."""
-    return not isinstance(case, StepCase) or (case.batch <= 512 and not case.keep)
+    return isinstance(case, PredictCase) or (case.batch <= 512 and not (isinstance(case, StepCase) and case.keep))
 
 
 def wants_memory(case: Case) -> bool:
@@ -223,12 +280,25 @@ def step_data(case: StepCase, device: str = "cpu", dtype: torch.dtype = torch.fl
     )
 
 
-def predict_data(case: PredictCase, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PredictData:
-    """Images and weights in ``dtype``: nothing is trained, so nobody keeps weights in float32 beside it."""
+def predict_data(
+    case: PredictCase,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    weights: torch.dtype | None = None,
+) -> PredictData:
+    """Images in ``dtype``, and so are the weights unless told otherwise: nothing is trained, nobody needs float32."""
     random = torch.Generator().manual_seed(1)
     images = _images(case.images, case.sizes[0], random).to(device, dtype)
     layers = [_linear(i, o, random) for i, o in zip(case.sizes, case.sizes[1:], strict=False)]
-    return PredictData(images, [w.to(device, dtype) for w, _ in layers], [b.to(device) for _, b in layers])
+    return PredictData(images, [w.to(device, weights or dtype) for w, _ in layers], [b.to(device) for _, b in layers])
+
+
+def network_data(case: NetworkCase, dtype: torch.dtype = torch.float32) -> Dataset:
+    """The mini-batch as the training part of a data set; the same on every call."""
+    random = torch.Generator().manual_seed(1)
+    images = _images(case.batch, case.sizes[0], random).to(dtype)
+    labels = torch.randint(CLASSES, (case.batch,), generator=random)
+    return Dataset("random", images, labels, images[:0], labels[:0], CLASSES)
 
 
 def _images(count: int, inputs: int, random: torch.Generator) -> Tensor:

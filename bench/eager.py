@@ -39,12 +39,21 @@ def mixed(x: Tensor, low: torch.dtype | None) -> AbstractContextManager[Any]:
 
 
 def activities(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    length = x.norm(2, 1, keepdim=True) / math.sqrt(x.shape[1])
-    return torch.relu(functional.linear(x / (length + EPS), weight, bias))
+    return torch.relu(functional.linear(rms_normalised(x), weight, bias))
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """What norms and squares are summed in: on a CPU autocast would leave them in 16 bits, on a GPU it does not."""
+    return torch.float32 if x.dtype.itemsize == 2 and x.device.type == "cpu" else x.dtype
+
+
+def rms_normalised(x: Tensor) -> Tensor:
+    length = x.norm(2, 1, keepdim=True, dtype=wide(x)) / math.sqrt(x.shape[1])
+    return x / (length + EPS)
 
 
 def goodness(h: Tensor) -> Tensor:
-    return h.pow(2).mean(1)
+    return h.to(wide(h)).pow(2).mean(1)
 
 
 def stacked_loss(x: Tensor, sign: Tensor, weight: Tensor, bias: Tensor, keep: bool) -> Loss:

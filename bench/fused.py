@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import ffkern
+from ffkern.nn import _stored
 
 from .cases import CLASSES, LABEL_VALUE, PredictCase, PredictData, StepCase, StepData
 from .eager import EPS, THRESHOLD
@@ -28,8 +29,8 @@ class FusedStep:
         self.keep: tuple[Tensor, Tensor] | None = None
         if case.keep:
             self.keep = (
-                # What the next layer would read: in the dtype of the rows where the kernels write that.
-                torch.empty(case.rows, case.units, device=device, dtype=data.rows.dtype if data.rows.is_cuda else None),
+                # As the next layer reads it.
+                torch.empty(case.rows, case.units, device=device, dtype=_stored(data.rows)),
                 torch.empty(case.rows, device=device),
             )
 

@@ -27,6 +27,16 @@ LR_WHILE_TIMED = 1e-7  # the layer stays as it is, however many rounds: no satur
 CHECKED_IMAGES = 200  # of a prediction
 
 
+def floor_of(unit: float) -> float:
+    """Where an operand is rounded to fewer bits than float32 has, that rounding is not worth a comparison."""
+    return max(FLOOR, unit if unit > 2.0**-24 else 0.0)
+
+
+def rival_limit(floor: float) -> float:
+    """RIVAL_LIMIT times float32's floor is 2.4e-4. With higher floors the same leeway would let anything in."""
+    return max(8.0, RIVAL_LIMIT * FLOOR / floor)
+
+
 class Learner(Protocol):
     @property
     def last_loss(self) -> Tensor: ...

@@ -134,11 +134,6 @@ def measure_case(case: GpuCase, precision: Precision, rig: Rig, seconds: float, 
         return _record(case, precision, (0, 0), None, failed=f"{type(error).__name__}: {str(error).splitlines()[0]}")
 
 
-def _floor(precision: Precision) -> float:
-    """Where an operand is rounded to fewer bits, that rounding is not worth a comparison."""
-    return max(gate.FLOOR, precision.unit if precision.unit > PRECISIONS[0].unit else 0.0)
-
-
 def _step(case: StepCase, precision: Precision, rig: Rig, seconds: float, compiled: bool) -> GpuRecord:
     data = cases.step_data(case, rig.device, precision.dtype)
     make: dict[str, Callable[[], Any]] = {**step_learners(case, data, compiled=compiled, few=True)}
@@ -154,7 +149,9 @@ def _step(case: StepCase, precision: Precision, rig: Rig, seconds: float, compil
             learner = constructor()
             found[name], built[name] = gate.learn(learner), learner
     eager = [found[f"eager/{form}"] for form in FORMS]
-    verdicts = {name: gate.compare(results, eager, exact, _floor(precision)) for name, results in found.items()}
+    verdicts = {
+        name: gate.compare(results, eager, exact, gate.floor_of(precision.unit)) for name, results in found.items()
+    }
     del exact, found, eager
     if wrong := _wrong(verdicts):
         return _record(case, precision, work, wrong)
@@ -206,7 +203,7 @@ def _prediction(case: PredictCase, precision: Precision, rig: Rig, seconds: floa
     for name, make in predict_judges(case, data, compiled=compiled).items():
         with _rival(case, precision, name):
             judge = make()
-            verdicts[name] = gate.compare_prediction(judge, eager, exact, sample, _floor(precision))
+            verdicts[name] = gate.compare_prediction(judge, eager, exact, sample, gate.floor_of(precision.unit))
             built[name] = judge
     if wrong := _wrong(verdicts):
         return _record(case, precision, work, wrong)
@@ -233,7 +230,7 @@ def _operation(case: OperationCase, precision: Precision, rig: Rig, seconds: flo
         eager()
         found["eager"], candidates["eager"] = eager.results(), eager
     verdicts = {
-        name: gate.compare(results, [plain], {key: exact[key] for key in results}, _floor(precision))
+        name: gate.compare(results, [plain], {key: exact[key] for key in results}, gate.floor_of(precision.unit))
         for name, results in found.items()
     }
     if wrong := _wrong(verdicts):
@@ -270,12 +267,8 @@ def _wrong(verdicts: Verdicts) -> gate.Verdict | None:
 
 
 def _credible(case: GpuCase, precision: Precision, verdicts: Verdicts) -> list[str]:
-    return gate.credible(f"{case.name}, {precision.name}", verdicts, rival_limit(precision))
-
-
-def rival_limit(precision: Precision) -> float:
-    """gate.RIVAL_LIMIT times float32's floor is 2.4e-4. With higher floors the same leeway would let anything in."""
-    return max(8.0, gate.RIVAL_LIMIT * gate.FLOOR / _floor(precision))
+    limit = gate.rival_limit(gate.floor_of(precision.unit))
+    return gate.credible(f"{case.name}, {precision.name}", verdicts, limit)
 
 
 def _time(candidates: Mapping[str, Callable[[], object]], rig: Rig, seconds: float) -> Times:

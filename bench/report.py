@@ -12,6 +12,9 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from .calibrator import SWING, Calibration
 
 ROOT = Path(__file__).resolve().parents[1]
 README, PAGE, RESULTS = ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "bench" / "results"
@@ -29,6 +32,23 @@ HEADER = (
     "peak MiB",
     "eager's",
 )
+NARROW_HEADER = (
+    "case, bfloat16",
+    "ffkern ms",
+    "its float32 ms",
+    "eager float32 ms",
+    "fused Adam float32 ms",
+    "autocast ms",
+    "compile ms",
+    "compile float32 ms",
+    "floor ms",
+    "eager float32 / ffkern",
+    "autocast / ffkern",
+    "ffkern float32 / bfloat16",
+    "ffkern / floor",
+    "error",
+    "GFLOP/s",
+)
 
 
 # What the README shows; PAGE has everything.
@@ -40,6 +60,16 @@ SHOWN = (
     "step/2000-2000/b512",
     "step/2000-2000/b5000/keep",
     "predict/784-500-500/n10000",
+)
+NETWORK_WORDS = (
+    " `network`: all layers in one `FFNet.step`; `hard`: negatives drawn by the softmax head, which learns too, Adam; "
+    "`hinton`: that with Hinton's goodness, optimiser and peer normalisation. Eager is the faster of autograd for each "
+    "layer and gradients written out; fused Adam: torch's fused optimiser, whichever it is."
+)
+NARROW_WORDS = (
+    " bfloat16: images and rows in bfloat16, weights and optimiser float32; autocast: eager under torch.autocast with "
+    "the fused optimiser, whose error is the unit; float32 columns were timed in the same rounds. GFLOP/s: a small "
+    f"product in bfloat16 beside every sample, its tenth and ninetieth percentile where they differ by {SWING}x."
 )
 BLAS, OWN = "torch's BLAS", "ffkern's own product"
 
@@ -61,7 +91,8 @@ class Record:
     rows: positive and negative rows of a step, images of a prediction. error_ratio: ffkern's
     largest error against float64 in units of eager's. failed: why there are no times. spread: by
     group, what the median does not tell. eager_over_ffkern_per_round: median of the ratios within
-    a round. peak_bytes: peak memory beyond the inputs.
+    a round. peak_bytes: peak memory beyond the inputs. float32_ms: medians by group of the float32
+    candidates that were timed in the same rounds, where dtype is another. calibration: by precision.
     """
 
     case: str
@@ -83,6 +114,13 @@ class Record:
     error_quantity: str = ""
     failed: str = ""
     spread: dict[str, Spread] | None = None
+    float32_ms: dict[str, float] | None = None
+    calibration: dict[str, Calibration] | None = None
+
+    @property
+    def autocast_ms(self) -> float | None:
+        """Eager in 16 bits, with the fused optimiser where something is trained."""
+        return self.eager_fused_adam_ms or self.eager_ms
 
 
 @dataclass(frozen=True)
@@ -97,8 +135,14 @@ class Origin:
     products: str = BLAS  # as in all files that do not say
 
 
+def header(dtype: str) -> Sequence[str]:
+    return HEADER if dtype == "float32" else NARROW_HEADER
+
+
 def row(record: Record) -> list[str]:
-    """Cells under HEADER. A case that failed shows no time at all."""
+    """Cells under its precision's header. A case that failed shows no time at all."""
+    if record.dtype != "float32":
+        return _narrow_row(record)
     error = number(record.error_ratio, 2)
     if record.failed:
         return [record.case, "FAILED", *["-"] * 6, error, "-", "-"]
@@ -115,6 +159,59 @@ def row(record: Record) -> list[str]:
     ]
 
 
+def _narrow_row(record: Record) -> list[str]:
+    error = number(record.error_ratio, 2)
+    if record.failed:
+        return [record.case, "FAILED", *["-"] * 11, error, "-"]
+    ours, wide = record.ffkern_ms, record.float32_ms or {}
+    times = (
+        ours,
+        wide.get("ffkern"),
+        wide.get("eager"),
+        wide.get("eager_fused_adam"),
+        record.autocast_ms,
+        record.compile_ms,
+        wide.get("compile"),
+        record.floor_ms,
+    )
+    return [
+        record.case,
+        *(number(time, 2) for time in times),
+        ratio(wide.get("eager"), ours, "x"),
+        ratio(record.autocast_ms, ours, "x"),
+        ratio(wide.get("ffkern"), ours, "x"),
+        ratio(ours, record.floor_ms, ""),
+        error,
+        speed(record),
+    ]
+
+
+def speed(record: Record) -> str:
+    """Of the calibrator in the record's own precision: one number, or from where to where it swung."""
+    found = (record.calibration or {}).get(record.dtype)
+    if found is None:
+        return "-"
+    return f"{found.low:.0f} to {found.high:.0f}" if found.spread > SWING else f"{found.gflops:.0f}"
+
+
+def swings(records: Sequence[Record]) -> list[str]:
+    """A sentence for each case during which the machine changed its speed, with the ratio in either state."""
+    sentences = []
+    for record in records:
+        for precision, found in (record.calibration or {}).items():
+            if found.spread <= SWING or (record.dtype != "float32" and precision == "float32"):
+                continue
+            states = []
+            for name, medians in (("fast", found.fast_ms), ("slow", found.slow_ms)):
+                if "ffkern" in medians and "eager" in medians:
+                    states.append(f"eager / ffkern {medians['eager'] / medians['ffkern']:.2f}x in its {name} state")
+            sentences.append(
+                f"The machine's {precision} products swung between {found.low:.0f} and {found.high:.0f} GFLOP/s during "
+                f"{record.case}: {', '.join(states) or 'no state has samples of both ffkern and eager'}."
+            )
+    return sentences
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Markdown; the first ``left`` columns hold words, the others numbers."""
     rule = ["---"] * left + ["---:"] * (len(header) - left)
@@ -122,9 +219,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
 
 
 def markdown(records: Sequence[Record]) -> str:
-    text = table(HEADER, [row(record) for record in records])
+    """A table for each precision, what failed, and when the machine changed its speed."""
+    tables = []
+    for dtype in dict.fromkeys(record.dtype for record in records):
+        tables.append(table(header(dtype), [row(record) for record in records if record.dtype == dtype]))
     failures = [f"{r.case} FAILED: {r.failed}" for r in records if r.failed]
-    return text + ("\n" + "\n".join(failures) + "\n" if failures else "")
+    notes = [*failures, *map(_wrapped, swings(records))]
+    return "\n".join(tables) + ("\n" + "\n".join(notes) + "\n" if notes else "")
 
 
 def line(name: str, failed: str, header: Sequence[str], cells: Sequence[str]) -> str:
@@ -135,7 +236,7 @@ def line(name: str, failed: str, header: Sequence[str], cells: Sequence[str]) ->
     return f"{name}: " + ", ".join(shown)
 
 
-def legend(origin: Origin) -> str:
+def legend(records: Sequence[Record], origin: Origin) -> str:
     """What the columns are, and where the numbers come from."""
     words = (
         "Medians of wall time; ratios are ratios of these medians. `step`: one layer, float32, "
@@ -145,6 +246,8 @@ def legend(origin: Origin) -> str:
         "products that ffkern makes, by torch's BLAS, plus `torch._fused_adam_`. Error: ffkern's largest error "
         "against float64, in units of eager's. Peak: memory beyond the inputs."
     )
+    words += NETWORK_WORDS if any(record.case.startswith("network/") for record in records) else ""
+    words += NARROW_WORDS if any(record.dtype != "float32" for record in records) else ""
     source = (
         f"`{origin.command}`, {origin.machine}, ffkern's products by {origin.products}, {origin.threads} threads, "
         f"torch {origin.torch}, {origin.date}."
@@ -155,20 +258,13 @@ def legend(origin: Origin) -> str:
 def readme_section(records: Sequence[Record], origin: Origin) -> str:
     """The rows that are SHOWN, to stand between the markers."""
     shown = [record for record in records if record.case in SHOWN]
-    link = PAGE.relative_to(ROOT)
-    return f"{markdown(shown)}\nAll {len(records)} cases: [{link}]({link}).\n\n{legend(origin)}"
+    link, count = PAGE.relative_to(ROOT), len({record.case for record in records})
+    return f"{markdown(shown)}\nAll {count} cases: [{link}]({link}).\n\n{legend(records, origin)}"
 
 
-def page(records: Sequence[Record], origin: Origin) -> str:
-    """All rows."""
-    return f"""\
-# Benchmark on a CPU
-
-Every case of `python -m bench.run`, as a run with `--readme` or `python -m bench.report` writes it. Each result was
-checked against float64 before it was timed. Rows were measured minutes apart: compare within a row, not between rows.
-
-{markdown(records)}
-{legend(origin)}"""
+def page_section(records: Sequence[Record], origin: Origin) -> str:
+    """All rows, to stand between the markers."""
+    return f"{markdown(records)}\n{legend(records, origin)}"
 
 
 def _wrapped(text: str) -> str:
@@ -183,15 +279,14 @@ def put_between_markers(text: str, section: str, begin: str = BEGIN, end: str = 
     return f"{text[: first + len(begin)]}\n{section.strip()}\n{text[last:]}"
 
 
-def write_readme(path: Path, records: Sequence[Record], origin: Origin) -> None:
-    text = put_between_markers(path.read_text(encoding="utf-8"), readme_section(records, origin))
-    write_aside(path, text.encode())
+def write_section(path: Path, section: str) -> None:
+    write_aside(path, put_between_markers(path.read_text(encoding="utf-8"), section).encode())
 
 
 def write_tables(records: Sequence[Record], origin: Origin) -> None:
     """The README's and the page's."""
-    write_readme(README, records, origin)
-    write_aside(PAGE, page(records, origin).encode())
+    write_section(README, readme_section(records, origin))
+    write_section(PAGE, page_section(records, origin))
 
 
 def to_json(records: Sequence[Record], origin: Origin) -> str:
@@ -212,7 +307,10 @@ def from_json(text: str) -> tuple[list[Record], Origin]:
         spread = entry.pop("spread")
         if spread is not None:
             spread = {group: Spread(**values) for group, values in spread.items()}
-        records.append(Record(**entry, spread=spread))
+        calibration = entry.pop("calibration", None)  # older files have none
+        if calibration is not None:
+            calibration = {precision: Calibration(**values) for precision, values in calibration.items()}
+        records.append(Record(**entry, spread=spread, calibration=calibration))
     return records, origin
 
 
@@ -227,7 +325,7 @@ def write_png(path: Path, records: Sequence[Record], origin: Origin) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [record for record in records if record.ffkern_ms and record.eager_ms]
+    shown = [r for r in records if r.dtype == "float32" and r.ffkern_ms and r.eager_ms]
     series = {
         "floor": [record.floor_ms for record in shown],
         "ffkern": [record.ffkern_ms for record in shown],
@@ -248,6 +346,13 @@ def write_png(path: Path, records: Sequence[Record], origin: Origin) -> None:
     axes.set_title(f"{origin.machine}, {origin.threads} threads, {origin.date}", fontsize=9)
     if shown:
         axes.legend(loc="lower right", fontsize=8)
+    save_png(figure, path)
+
+
+def save_png(figure: Any, path: Path) -> None:
+    """A figure of matplotlib's, which is closed."""
+    from matplotlib import pyplot
+
     aside = _aside(path)
     figure.savefig(aside, dpi=120, format="png")
     pyplot.close(figure)

@@ -9,38 +9,18 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import math
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from . import cases, gate, gpu, gpu_report, memory, report, timing
-from .candidates import GROUPS, predict_floors, predict_judges, step_floors, step_learners
-from .cases import Case, PredictCase, StepCase
-from .eager import EagerPredict, EagerStep
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one case is measured.
-
-    Args:
-        seconds: time spent on timing.
-        compiled: torch.compile takes part.
-        quick: fewer rounds and fewer compiled candidates.
-        memory: peak memory is measured.
-    """
-
-    seconds: float
-    compiled: bool = False
-    quick: bool = False
-    memory: bool = False
+from . import cases, gpu, gpu_report, measure, report
+from .cases import Case
+from .measure import Plan
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if options.threads:
         torch.set_num_threads(options.threads)
-    origin = _origin(argv, options.device)
+    origin = origin_of("bench.run", argv, options.device)
     if options.device == "cuda":
         return gpu.run(options, origin)
     chosen = [case for case in _cases(options.quick) if options.filter in case.name]
@@ -71,6 +51,8 @@ def refusal(options: argparse.Namespace) -> str:
     cuda = options.device == "cuda"
     if cuda and not torch.cuda.is_available():
         return "--device cuda: torch sees no CUDA device on this machine"
+    if cuda and options.precision != "float32":
+        return f"--precision {options.precision}: on a GPU every precision is measured anyway"
     if cuda and options.png:
         return "--png: there is a chart of CPU results only"
     if options.readme and not cuda and (options.quick or options.filter):
@@ -90,6 +72,7 @@ def _cases(quick: bool) -> list[Case]:
 
 def run(chosen: Sequence[Case], options: argparse.Namespace) -> list[report.Record]:
     seconds = options.seconds or (0.4 if options.quick else 6.0)
+    precisions = tuple(measure.PRECISIONS) if options.precision == "both" else (options.precision,)
     records = []
     compiled_before = False
     for case in chosen:
@@ -102,114 +85,20 @@ def run(chosen: Sequence[Case], options: argparse.Namespace) -> list[report.Reco
             compiled,
             options.quick,
             not options.no_memory and cases.wants_memory(case),
+            precisions,
         )
-        record = measure_step(case, plan) if isinstance(case, StepCase) else measure_prediction(case, plan)
-        records.append(record)
-        print(report.line(record.case, record.failed, report.HEADER[1:], report.row(record)[1:]), flush=True)
+        for record in measure.measure(case, plan):
+            records.append(record)
+            header, cells = report.header(record.dtype), report.row(record)
+            name = f"{record.case}, {record.dtype}"
+            print(report.line(name, record.failed, header[1:], cells[1:]), flush=True)
     return records
 
 
-def measure_step(
-    case: StepCase,
-    plan: Plan,
-    learners: Callable[..., Mapping[str, Callable[[], gate.Learner]]] = step_learners,
-) -> report.Record:
-    data = cases.step_data(case)
-    torch._dynamo.reset()
-    built = {n: make() for n, make in learners(case, data, compiled=plan.compiled, few=plan.quick).items()}
-    exact = gate.learn(EagerStep(case, data, "stacked", dtype=torch.float64))
-    found = {name: gate.learn(learner) for name, learner in built.items()}
-    eager = [results for name, results in found.items() if name.startswith("eager/")]
-    verdicts = {name: gate.compare(results, eager, exact) for name, results in found.items()}
-    del exact, found, eager
-    if not verdicts["ffkern"].passes():
-        return _record(case, verdicts["ffkern"], {})
-    right = {name: built[name] for name in gate.credible(case.name, verdicts)}
-    for learner in right.values():
-        learner.set_lr(gate.LR_WHILE_TIMED)
-    times = _time({**right, **step_floors(case, data)}, plan)
-    peaks: list[int] = []
-    if plan.memory:
-        summaries = {name: timing.summarise(samples) for name, samples in times.items()}
-        best = timing.fastest(summaries, "eager")
-        threads = torch.get_num_threads()
-        for name in ("ffkern", best[0] if best else "eager/stacked"):
-            peaks.append(memory.peak_in_child(case.name, name, threads))
-    return _record(case, verdicts["ffkern"], times, peaks)
-
-
-def measure_prediction(
-    case: PredictCase,
-    plan: Plan,
-    judges: Callable[..., Mapping[str, Callable[[], gate.Judge]]] = predict_judges,
-) -> report.Record:
-    data = cases.predict_data(case)
-    torch._dynamo.reset()
-    built = {name: make() for name, make in judges(case, data, compiled=plan.compiled).items()}
-    exact = EagerPredict(case, data, None, dtype=torch.float64)
-    sample = gate.some_images(data.images)
-    eager = EagerPredict(case, data, None)
-    verdicts = {n: gate.compare_prediction(j, eager, exact, sample) for n, j in built.items()}
-    if not verdicts["ffkern"].passes():
-        return _record(case, verdicts["ffkern"], {})
-    right = {name: built[name] for name in gate.credible(case.name, verdicts)}
-    times = _time({**right, **predict_floors(case, data)}, plan)
-    return _record(case, verdicts["ffkern"], times)
-
-
-def _time(candidates: Mapping[str, Callable[[], object]], plan: Plan) -> dict[str, list[float]]:
-    return timing.round_robin(
-        candidates,
-        seconds=plan.seconds,
-        min_rounds=3 if plan.quick else 5,
-    )
-
-
-def _record(
-    case: Case,
-    verdict: gate.Verdict,
-    times: Mapping[str, list[float]],
-    peaks: Sequence[int] = (),
-) -> report.Record:
-    summaries = {name: timing.summarise(samples) for name, samples in times.items()}
-    best = {group: timing.fastest(summaries, group) for group in GROUPS}
-    median: dict[str, float | None] = dict.fromkeys(GROUPS)
-    spread = {}
-    for group, found in best.items():
-        if found is not None:
-            name, summary = found
-            median[group] = summary.median * 1e3
-            spread[group] = report.Spread(name, summary.minimum * 1e3, summary.iqr * 1e3, summary.rounds)
-    ours, eager = best["ffkern"], best["eager"]
-    per_round = timing.per_round_ratio(times[eager[0]], times[ours[0]]) if ours and eager else None
-    ratio = verdict.ratio if math.isfinite(verdict.ratio) else None
-    return report.Record(
-        case=case.name,
-        device="cpu",
-        dtype="float32",
-        threads=torch.get_num_threads(),
-        rows=case.rows,
-        in_features=case.in_features,
-        out_features=case.out_features,
-        error_ratio=ratio,
-        ffkern_ms=median["ffkern"],
-        eager_ms=median["eager"],
-        eager_fused_adam_ms=median["eager_fused_adam"],
-        compile_ms=median["compile"],
-        floor_ms=median["floor"],
-        peak_bytes=peaks[0] if peaks else None,
-        eager_peak_bytes=peaks[1] if peaks else None,
-        eager_over_ffkern_per_round=per_round,
-        error_quantity=verdict.quantity,
-        failed="" if verdict.passes() else str(verdict),
-        spread=spread or None,
-    )
-
-
-def _origin(argv: list[str] | None, device: str) -> report.Origin:
+def origin_of(module: str, argv: list[str] | None, device: str = "cpu") -> report.Origin:
     arguments = sys.argv[1:] if argv is None else argv
     return report.Origin(
-        command=shlex.join(["python", "-m", "bench.run", *arguments]),
+        command=shlex.join(["python", "-m", module, *arguments]),
         machine=_machine(device),
         torch=torch.__version__,
         threads=torch.get_num_threads(),
@@ -248,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=0, metavar="N", help="CPU threads; default: torch's")
     add("--seconds", type=float, default=0.0, help="time per case; default 6, with --quick 0.4; cuda: 0.4, 0.1")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: every operation, in every precision")
+    add("--precision", choices=(*measure.PRECISIONS, "both"), default="float32", help="of the rows, on a CPU")
     add("--json", type=Path, metavar="PATH", help="write the records; cuda: default bench/results/<gpu>.json")
     add("--png", type=Path, metavar="PATH", help="write a chart of the speeds")
     add("--readme", action="store_true", help="write the README's table, and docs/benchmarks.md")

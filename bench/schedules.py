@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from ffkern import data
 from ffkern.recipes import RECIPES
-from ffkern.trainer import Trainer
+
+from .network import EagerNetwork
 
 
 def clocked(work: Callable[[], object]) -> float:
@@ -112,80 +113,16 @@ def article(rounds: int) -> None:
 # ------------------------------------------------------------ hinton
 
 
-class EagerHinton:
-    """Hinton's step in eager PyTorch: neutral, positive and negative pass, hard negatives, peer normalisation."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        net = trainer.net
-        self.layers = [(la.weight.detach().clone(), la.bias.detach().clone()) for la in net.layers]
-        for parameters in self.layers:
-            for p in parameters:
-                p.requires_grad_()
-        self.head = nn.Linear(net.head.weight.shape[1], net.classes)
-        nn.init.zeros_(self.head.weight), nn.init.zeros_(self.head.bias)
-        weights, biases = zip(*self.layers, strict=True)
-        # The smoothed gradient is momentum SGD at a tenth of the rate; Hinton's decay acts beside it.
-        self.opt = torch.optim.SGD([*weights, *biases], lr=0.001, momentum=0.9)
-        self.head_opt = torch.optim.SGD(self.head.parameters(), lr=0.01, momentum=0.9)
-        self.means = [torch.zeros(len(w)) for w in weights]
-
-    @staticmethod
-    def _rms(x: Tensor) -> Tensor:
-        return x / (x.square().mean(1, keepdim=True).sqrt() + 1e-8)
-
-    def _forward(self, x: Tensor) -> list[Tensor]:
-        z = []
-        for weight, bias in self.layers:
-            z.append(functional.linear(self._rms(x), weight, bias))
-            x = torch.relu(z[-1]).detach()
-        return z
-
-    def _labelled(self, x: Tensor, label: Tensor) -> Tensor:
-        return torch.cat((label, x[:, 10:]), 1)
-
-    def step(self, x: Tensor, y: Tensor) -> Tensor:
-        with torch.no_grad():
-            neutral = [torch.relu(z) for z in self._forward(self._labelled(x, torch.full((len(x), 10), 0.1)))]
-        logits = self.head(torch.cat([self._rms(h) for h in neutral[1:]], 1))
-        self.head_opt.zero_grad(set_to_none=True)
-        functional.cross_entropy(logits, y).backward()
-        chance = logits.detach().scatter(1, y[:, None], -1000.0).softmax(1)
-        wrong = torch.multinomial(chance, 1)[:, 0]
-        both = torch.cat(
-            (self._labelled(x, functional.one_hot(y, 10)), self._labelled(x, functional.one_hot(wrong, 10)))
-        )
-        sign = torch.ones(len(both))
-        sign[len(x) :] = -1
-        losses = []
-        for i, z in enumerate(self._forward(both.float())):
-            h = torch.relu(z)
-            with torch.no_grad():
-                self.means[i].mul_(0.9).add_(0.1 * h[: len(x)].mean(0))
-                peer = 0.03 / len(x) * (self.means[i] - self.means[i].mean())
-            losses.append(functional.softplus(-sign * (h.square().sum(1) - h.shape[1])).mean())
-            losses.append((z[: len(x)] * peer).sum())
-        self.opt.zero_grad(set_to_none=True)
-        torch.stack(losses).sum().backward()
-        with torch.no_grad():
-            for weight, _ in self.layers:
-                weight.mul_(1 - 0.01 * 0.001)
-            self.head.weight.mul_(1 - 0.1 * 0.003)
-        self.opt.step()
-        self.head_opt.step()
-        return losses[0].detach()
-
-
 def hinton(rounds: int) -> None:
     recipe = RECIPES["hinton"].override(epochs=2 * rounds)  # the rate is constant for all of them
     images = recipe.load()
     net = recipe.network(images.inputs, images.classes, recipe.strength(images))
     trainer = recipe.trainer(net, images)
-    eager = EagerHinton(trainer)
+    eager = EagerNetwork(recipe, images, "autograd")
     generator = torch.Generator().manual_seed(0)
     ours = trainer.run(images.train_x, images.train_y)
 
     def eager_epoch() -> None:
-        torch.manual_seed(0)
         for x, y in data.batches(images.train_x, images.train_y, recipe.batch_size, generator):
             eager.step(x, y)
 

@@ -6,6 +6,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+Candidate = TypeVar("Candidate", bound=Callable[[], object])
+Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True)
@@ -24,16 +28,16 @@ class Summary:
 
 
 def round_robin(
-    candidates: Mapping[str, Callable[[], object]],
+    candidates: Mapping[str, Candidate],
     *,
     seconds: float,
     min_rounds: int = 5,
     max_rounds: int = 1000,
     warmups: int = 1,
     clock: Callable[[], float] = time.perf_counter,
-    sample: Callable[[Callable[[], object]], float] | None = None,
-) -> dict[str, list[float]]:
-    """Times of every candidate, one sample a round each, so that a disturbance hits all of them.
+    sample: Callable[[Candidate], Sample] | None = None,
+) -> dict[str, list[Sample]]:
+    """Samples of every candidate, one a round each, so that a disturbance hits all of them.
 
     Each round starts with the next candidate: none always runs behind the same neighbour's cache.
 
@@ -41,10 +45,10 @@ def round_robin(
         candidates: name -> what to time.
         seconds: stop after the first round that ends later than this, but not before min_rounds.
         clock: monotonic time in seconds.
-        sample: seconds of one call; without it wall time.
+        sample: what is noted of one call, for example its seconds; without it those of wall time.
     """
 
-    def wall(candidate: Callable[[], object]) -> float:
+    def wall(candidate: Candidate) -> float:
         start = clock()
         candidate()
         return clock() - start
@@ -54,7 +58,7 @@ def round_robin(
     for _ in range(warmups):
         for name in names:
             measure(candidates[name])
-    times: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[Sample]] = {name: [] for name in names}
     begin = clock()
     for done in range(max_rounds):
         if done >= min_rounds and clock() - begin >= seconds:

@@ -962,6 +962,11 @@ CHANGES: dict[str, Callable[[FFNet, Any, Any], Any]] = {
     "rate, in place": lambda net, opt, head_opt: head_opt.param_groups[0]["lr"].fill_(0.5),
     "state": lambda net, opt, head_opt: opt.load_state_dict(opt.state_dict()),
     "weights": lambda net, opt, head_opt: net.load_state_dict({k: 2 * v for k, v in net.state_dict().items()}),
+    "data of a frozen layer": lambda net, opt, head_opt: [
+        net.layers[0].requires_grad_(False),
+        net.step(torch.ones(4, INPUTS), torch.arange(4), opt, negatives="all"),
+        setattr(net.layers[0].weight, "data", torch.ones(15, INPUTS)),
+    ],
     "peer mean": lambda net, opt, head_opt: setattr(net.layers[0], "peer_mean", torch.ones(15)),
     "statistics": lambda net, opt, head_opt: net.metrics(),
     "memory": lambda net, opt, head_opt: net._forget(),

@@ -767,7 +767,7 @@ class FFNet(nn.Module):
         sign, row_weight = self._rows(n, variants - 1, images.device)
         dtype = _stored(images)
         low = [layer._weight_low(images) for layer in plan.layers]
-        lows = [n if t is None else t for t, n in itertools.zip_longest(low, plan.nothing)]
+        lows = [none if t is None else t for t, none in itertools.zip_longest(low, plan.nothing)]
         torch.ops.ffkern.network_step_(
             images,
             labels,
@@ -803,12 +803,15 @@ class FFNet(nn.Module):
         made_of = [opt, getattr(opt, "generation", None), head_opt, getattr(head_opt, "generation", None)]
         for layer in self._all_layers():
             weight, bias = layer.weight, layer.bias
-            made_of += (id(weight), weight.requires_grad, weight.device, id(bias), bias is None or bias.requires_grad)
+            made_of += (id(weight), weight.data_ptr(), weight.requires_grad, weight.device)
+            if bias is not None:
+                made_of += (id(bias), bias.data_ptr(), bias.requires_grad)
             made_of += (id(layer.peer_mean), id(layer._statistics), layer.norm, layer.eps, layer.goodness)
             made_of += (layer.threshold, layer.temperature, layer.peer_strength, layer.peer_momentum)
         if head is not None:
-            made_of += (id(head.weight), id(head.bias), head.frozen, head.weight.device, id(head._statistics))
-            made_of += (head.norm, head.eps, *self.head_layers)
+            weight, bias = head.weight, head.bias
+            made_of += (id(weight), weight.data_ptr(), id(bias), bias.data_ptr(), head.frozen, weight.device)
+            made_of += (id(head._statistics), head.norm, head.eps, *self.head_layers)
         if self._plan is None or self._plan[0] != made_of:
             self._plan = made_of, _Plan(self, opt, head, head_opt)
         return self._plan[1]

@@ -833,13 +833,13 @@ def network_step(
         for one, value in zip(lists, (*result, peer_mean, stats), strict=True):
             one.append(value)
 
-    def state(entry: int) -> tuple[Any, ...]:
-        return weights[entry], biases[entry], weight_states[entry], bias_states[entry], steps[entry]
+    def state(entry: int) -> tuple[Any, Any, Any, Any, Any, Any]:
+        return weights[entry], biases[entry], weight_states[entry], bias_states[entry], steps[entry], lrs[entry]
 
     def rule(entry: int) -> tuple[str, Sequence[float]]:
         return optimisers[entry], hyper[5 * entry : 5 * entry + 5]
 
-    answered = None
+    answered: tuple[Sequence[Tensor | None], Tensor | None] | None = None
     if head_layers:
         h, length, seen = _variants(x, labels[variants:], classes, overlay), None, []
         for entry in range(depth):
@@ -848,11 +848,11 @@ def network_step(
         read = [seen[entry][0] for entry in head_layers], [seen[entry][1] for entry in head_layers]
         if weight_states[depth] is None:
             logits = head_forward(*read, weights[depth], biases[depth], head_norm, head_eps)
-            answered = state(depth), None
+            answered = state(depth)[:5], None
         else:
             optimiser, numbers = rule(depth)
             logits, *trained, stats = head_step(
-                *read, labels[0], *state(depth), lrs[depth], norm=head_norm, eps=head_eps, optimiser=optimiser,
+                *read, labels[0], *state(depth), norm=head_norm, eps=head_eps, optimiser=optimiser,
                 hyper=numbers,
             )  # fmt: skip
             answered = trained, stats
@@ -862,12 +862,12 @@ def network_step(
     h, length = _variants(x, new.labels[:variants], classes, overlay), None
     for entry in range(depth):
         if weight_states[entry] is None:
-            keep(state(entry), peer_means[entry], None)
+            keep(state(entry)[:5], peer_means[entry], None)
             h, _, _, length = layer_forward(h, weights[entry], biases[entry], length, norm, eps, goodness)
             continue
         optimiser, numbers = rule(entry)
         step = layer_step(
-            h, sign, *state(entry), lrs[entry], norm=norm, eps=eps, goodness=goodness, threshold=thresholds[entry],
+            h, sign, *state(entry), norm=norm, eps=eps, goodness=goodness, threshold=thresholds[entry],
             temperature=temperatures[entry], optimiser=optimiser, hyper=numbers, row_weight=row_weight, x_norm=length,
             peer_mean=peer_means[entry], peer_strength=peer_strengths[entry], peer_momentum=peer_momenta[entry],
         )  # fmt: skip

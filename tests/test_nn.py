@@ -6,6 +6,7 @@ import copy
 import io
 import itertools
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import op_cases as cases
@@ -974,6 +975,80 @@ def test_changing_batch_sizes_do_not_pile_up():
     for images in (7, 3, 9, 1, 8):
         net.step(torch.rand(images, 20), torch.randint(0, 3, (images,)), opt)
     assert {index: kept.numel() for index, kept in net._kept.items()} == {0: 18 * 12}
+
+
+CHANGES: dict[str, Callable[[FFNet, Any, Any], Any]] = {
+    "threshold": lambda net, opt, head_opt: setattr(net.layers[1], "threshold", 0.5),
+    "temperature": lambda net, opt, head_opt: setattr(net.layers[0], "temperature", 0.5),
+    "frozen": lambda net, opt, head_opt: net.layers[1].requires_grad_(False),
+    "frozen head": lambda net, opt, head_opt: net.head.requires_grad_(False),
+    "goodness": lambda net, opt, head_opt: [setattr(layer, "goodness", "sum_sq") for layer in net.layers],
+    "norm of the head": lambda net, opt, head_opt: setattr(net.head, "norm", "l2"),
+    "momentum": lambda net, opt, head_opt: opt.param_groups[0].update(momentum=0.1),
+    "rate, a number": lambda net, opt, head_opt: opt.param_groups[0].update(lr=0.5),
+    "rate, in place": lambda net, opt, head_opt: head_opt.param_groups[0]["lr"].fill_(0.5),
+    "state": lambda net, opt, head_opt: opt.load_state_dict(opt.state_dict()),
+    "weights": lambda net, opt, head_opt: net.load_state_dict({k: 2 * v for k, v in net.state_dict().items()}),
+    "data of a frozen layer": lambda net, opt, head_opt: [
+        net.layers[0].requires_grad_(False),
+        net.step(torch.ones(4, INPUTS), torch.arange(4), opt, negatives="all"),
+        setattr(net.layers[0].weight, "data", torch.ones(15, INPUTS)),
+    ],
+    "peer mean": lambda net, opt, head_opt: setattr(net.layers[0], "peer_mean", torch.ones(15)),
+    "statistics": lambda net, opt, head_opt: net.metrics(),
+    "memory": lambda net, opt, head_opt: net._forget(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_network_keeps_between_steps_is_never_stale(change):
+    """One network goes on after the change; the other has to gather everything again."""
+    net = make_net(head_layers="all", peer_strength=0.1)
+    opt, head_opt = (optim.EMA(part.parameters(), 0.1) for part in (net.layers, net.head))
+    batches = [images() for _ in range(3)]
+    results = []
+    for fresh in (False, True):
+        one = copy.deepcopy((net, opt, head_opt))
+        for i, batch in enumerate(batches):
+            if i == 2:
+                CHANGES[change](*one)
+            if fresh:
+                one[0]._forget()
+                for part in (*one[0].layers, one[0].head):
+                    part._slot = None
+            generator = torch.Generator().manual_seed(i)
+            one[0].step(*batch, one[1], negatives="hard", generator=generator, head_opt=one[2])
+        counted = [part.statistics() for part in (*one[0].layers, one[0].head)]
+        slots = [state["slots"] for each in one[1:] for state in each.state.values()]
+        results.append([*one[0].state_dict().values(), *counted, *slots])
+    assert same(*results)
+
+
+def test_a_network_follows_its_optimiser_and_its_parameters():
+    net = make_net()
+    x, labels = images()
+    first, second = optim.SGD(net.parameters(), 0.1), optim.SGD(net.parameters(), 0.0)
+    net.step(x, labels, first)
+    before = parameters(net)
+    net.step(x, labels, second)  # whose rate is 0
+    assert same(before, parameters(net))
+    net.layers[1].weight = nn.Parameter(net.layers[1].weight.detach().clone())
+    with pytest.raises(ValueError, match="does not hold this layer's weight"):
+        net.step(x, labels, first)
+    assert same(before, parameters(net))
+
+
+def test_a_refused_label_moves_no_layer():
+    net = make_net(head_layers="all")
+    opt, head_opt = (optim.Adam(part.parameters(), 0.1) for part in (net.layers, net.head))
+    x, labels = images()
+    net.step(x, labels, opt, negatives="hard", head_opt=head_opt)
+    before = [p.clone() for p in net.state_dict().values()]
+    labels[3] = CLASSES
+    with pytest.raises(RuntimeError, match=f"labels holds {CLASSES}; expected 0 to {CLASSES - 1}"):
+        net.step(x, labels, opt, negatives="hard", head_opt=head_opt)
+    assert same(before, list(net.state_dict().values()))
+    assert net.metrics()[0]["rows"] == 2 * IMAGES
 
 
 @pytest.mark.parametrize("depth", [3, 5, 8])

@@ -24,7 +24,7 @@ __all__ = ["FFHead", "FFLinear", "FFNet"]
 
 NORMS = ("l2", "rms", "none")
 GOODNESS = ("sum_sq", "mean_sq", "neg_sum_sq", "neg_mean_sq", "sum_abs")
-STATISTICS = 7
+STATISTICS = 9
 
 
 def _choice(name: str, value: str, allowed: Sequence[str]) -> str:
@@ -270,7 +270,8 @@ class FFLinear(nn.Linear):
         peer = None
         if self.peer_mean is not None:
             peer = torch.ops.ffkern.peer_update_(h, sign, self.peer_mean, self.peer_strength, self.peer_momentum)
-        tail = (sign, peer, *self._trained(slot, x), workspace, self.goodness, slot.kind, slot.hyper)
+        rule = (self.goodness, slot.kind, slot.hyper)
+        tail = (sign, peer, *self._trained(slot, x), workspace, self.statistics(), *rule)
         if labels is None:
             torch.ops.ffkern.layer_update_(x, h, scale, coef, *tail)
         else:
@@ -282,9 +283,10 @@ class FFLinear(nn.Linear):
 
         Returns:
             loss (the sum of the steps' weighted losses), goodness_pos and goodness_neg (means over rows), separation
-            (share of rows on their side of the threshold), rows.
+            (share of rows on their side of the threshold), kept_pos and kept_neg (share of rows whose part of the
+            gradient was added up: the others teach nothing more, docs/training.md), rows.
         """
-        loss, g_pos, g_neg, right_pos, right_neg, n_pos, n_neg = self._statistics.tolist()
+        loss, g_pos, g_neg, right_pos, right_neg, n_pos, n_neg, kept_pos, kept_neg = self._statistics.tolist()
         if reset:
             self._statistics.zero_()
         rows = n_pos + n_neg
@@ -293,6 +295,8 @@ class FFLinear(nn.Linear):
             "goodness_pos": g_pos / n_pos if n_pos else float("nan"),
             "goodness_neg": g_neg / n_neg if n_neg else float("nan"),
             "separation": (right_pos + right_neg) / rows if rows else float("nan"),
+            "kept_pos": kept_pos / n_pos if n_pos else float("nan"),
+            "kept_neg": kept_neg / n_neg if n_neg else float("nan"),
             "rows": rows,
         }
 
@@ -321,15 +325,16 @@ class FFLinear(nn.Linear):
         """
         if torch.compiler.is_compiling():
             return self._workspace  # too small a one is refused by the operation
-        asked = (images, classes, variants, torch.get_num_threads(), self.weight.device)
+        optimiser = "sgd" if self._slot is None else self._slot.kind  # not known yet: one of those that want most
+        asked = (images, classes, variants, torch.get_num_threads(), self.weight.device, optimiser)
         if asked in self._reserved:
             return self._workspace
         if len(self._reserved) >= 64:
             self._reserved.clear()
         size = (self.weight, images, classes, variants)
         need = max(
-            torch.ops.ffkern.step_workspace(*size, self.peer_mean is not None),
-            torch.ops.ffkern.update_workspace(*size),
+            torch.ops.ffkern.step_workspace(*size, self.peer_mean is not None, optimiser),
+            torch.ops.ffkern.update_workspace(*size, optimiser),
         )
         if self._workspace.numel() < need or self._workspace.device != self.weight.device:
             self._workspace = torch.empty(need, dtype=torch.float32, device=self.weight.device)
@@ -341,7 +346,7 @@ class FFLinear(nn.Linear):
         self.statistics().add_(stats)
 
     def statistics(self) -> Tensor:
-        """What the steps count, float64 [7] on the layer's device, in the order of ``ffkern::local_loss``."""
+        """What the steps count, float64 [9] on the layer's device, in the order of ``ffkern::local_loss``."""
         if self._statistics.device != self.weight.device:
             self._statistics = self._statistics.to(self.weight.device)
         return self._statistics

@@ -309,7 +309,7 @@ def update(**a: Any) -> dict[str, Any]:
     trained = _trained(fenced, a)
     classes = a["classes"] if shared else 0
     count = a["labels"].shape[0] if shared else 1
-    need = ops.update_workspace(a["weight"], a["x"].shape[0], classes, count)
+    need = ops.update_workspace(a["weight"], a["x"].shape[0], classes, count, a["optimiser"])
     middle = [a["labels"], a["overlay"], classes] if shared else []
     name = "shared_update_" if shared else "layer_update_"
     result = getattr(ops, name)(
@@ -321,6 +321,7 @@ def update(**a: Any) -> dict[str, Any]:
         a["lr"],
         None,
         fenced.nan(need),
+        a.get("stats"),
         a["goodness"],
         a["optimiser"],
         a["hyper"],
@@ -335,7 +336,7 @@ def update_reference(**a: Any) -> dict[str, Any]:
     return dict(zip(STEP_NAMES[:5], getattr(ref, name)(**a), strict=True))
 
 
-STATS_BEFORE = torch.arange(7, dtype=torch.float64)  # statistics are added to
+STATS_BEFORE = torch.arange(9, dtype=torch.float64)  # statistics are added to
 
 
 def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[str, Any]]:
@@ -348,7 +349,7 @@ def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[s
     stats = fenced.copy(STATS_BEFORE, 1)
     count = a["labels"].shape[0] if shared else 1
     classes = a["classes"] if shared else 0
-    need = ops.step_workspace(a["weight"], a["x"].shape[0], classes, count, mean is not None)
+    need = ops.step_workspace(a["weight"], a["x"].shape[0], classes, count, mean is not None, a["optimiser"])
     head = [a["x"], a["labels"], a["overlay"], classes] if shared else [a["x"], a["x_norm"]]
     settings = (
         "norm",
@@ -402,7 +403,7 @@ def step_reference(**a: Any) -> dict[str, Any]:
 
 def smooth(results: dict[str, Any]) -> dict[str, Any]:
     """Without the counts of rows on their side of the threshold: operands of 16 bits move a goodness across it."""
-    return results | {"stats": results["stats"][[0, 1, 2, 5, 6]]}
+    return results | {"stats": results["stats"][[0, 1, 2, 5, 6, 7, 8]]}
 
 
 def smooth_step_reference(**a: Any) -> dict[str, Any]:
@@ -594,7 +595,7 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
         return tuple(g.values())
     if name in ("layer_update_", "shared_update_"):
         g = update_arguments(a, peer=True)
-        need = ops.update_workspace(weight, 6, 4 if shared else 0, 3 if shared else 1)
+        need = ops.update_workspace(weight, 6, 4 if shared else 0, 3 if shared else 1, g["optimiser"])
         return (
             g["x"].to(dtype),
             g["h"].to(dtype),
@@ -605,6 +606,7 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
             *(g[k] for k in ("step", "lr")),
             None,
             torch.zeros(need),
+            torch.zeros(9, dtype=torch.float64),
             *(g[k] for k in ("goodness", "optimiser", "hyper")),
         )
     if name in ("layer_step_", "shared_step_"):

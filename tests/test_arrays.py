@@ -451,7 +451,7 @@ def test_steps_of_every_kind(norm, goodness):
 def several_steps(times: int, **a: Any) -> Named:
     """The reference, step after step; statistics add up."""
     carried = ("weight", "bias", "weight_state", "bias_state", "step", "peer_mean")
-    stats = torch.zeros(7, dtype=torch.float64)
+    stats = torch.zeros(9, dtype=torch.float64)
     for _ in range(times):
         result = cases.step_reference(**a)
         a |= {k: result[k] for k in carried}
@@ -985,7 +985,7 @@ def big_calls() -> dict[str, tuple[Callable[[Any, Any, Any], Any], int]]:
     w, sign = np.ones((units, inputs), np.float32), np.ones(rows, np.float32)
     h, vector = np.ones((rows, units), np.float32), np.ones(rows, np.float32)
     t = arrays.Trained(w.copy(), lr=0.1)
-    gradient_scratch = 4 * arrays._arrays.cpu.update_workspace(w, rows, 10, 1)
+    gradient_scratch = 4 * arrays._arrays.cpu.update_workspace(w, rows, 10, 1, "adam")
     predict_scratch = 4 * 1024 * 1024  # predict.cpp: blocks of rows, some hundred KiB; not a copy of x
     mean, generator = np.ones(inputs, np.float32), np.array([1, 2])
     return {
@@ -1421,7 +1421,7 @@ REFUSED: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
         ValueError,
         r"weight is read-only",
     ),
-    "stats later": (lambda w: w.step(trained=w.changed(stats=zeros(7))), ValueError, r"stats is float32; .*float64"),
+    "stats later": (lambda w: w.step(trained=w.changed(stats=zeros(9))), ValueError, r"stats is float32; .*float64"),
     "overlay": (lambda w: w.shared(on_value="a"), ValueError, r"could not convert"),
     "no weights": (
         lambda w: arrays.predict_goodness(w.x, [], [], classes=3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import emulated
 import op_cases as cases
 import pytest
 import torch
@@ -12,12 +13,18 @@ from tolerance import check_parity, to_double
 from ffkern import optim
 from ffkern import reference as ref
 
-pytestmark = pytest.mark.usefixtures("poisoned")
+pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.usefixtures("however_small")]
 every_backend = pytest.mark.usefixtures("backend")
 every_isa = pytest.mark.usefixtures("isa")
 rules = pytest.mark.parametrize("optimiser", ["sgd", "ema"])
 shapes = pytest.mark.parametrize("variants", [0, 2, 3], ids=["plain", "two", "three"])
 TOLERANCE = optim.ROW_TOLERANCE
+
+
+@pytest.fixture
+def however_small(monkeypatch):
+    """CUDA leaves rows out of the smallest products too, where it would not pay."""
+    monkeypatch.setenv(emulated.FORCE_LEAVE_OUT, "always")
 
 
 def lesson(variants: int, optimiser: str, late: float, peer: bool, **options: Any) -> dict[str, Any]:
@@ -49,11 +56,6 @@ def counted_update(**a: Any) -> dict[str, Any]:
     return cases.update(**a, stats=stats) | {"stats": stats - cases.STATS_BEFORE}
 
 
-def without_counts(call: cases.Call) -> cases.Call:
-    """What the reference knows of: it leaves no row out."""
-    return lambda **a: {k: v for k, v in call(**a).items() if k != "stats"}
-
-
 @every_backend
 @rules
 @shapes
@@ -65,7 +67,7 @@ def test_step_and_update_obey_their_bounds(variants, optimiser, peer, norm, good
     a["hyper"] = [*a["hyper"][:4], TOLERANCE]
     mass = masses(a)
     assert (mass * len(mass) <= TOLERANCE * mass.sum()).sum() > len(mass) / 2  # else the product runs over all rows
-    check_parity(without_counts(cases.step), without_counts(cases.step_reference), a)
+    check_parity(cases.step, cases.step_reference, a)
     check_parity(cases.update, cases.update_reference, cases.update_arguments(a, peer))
 
 
@@ -122,7 +124,7 @@ def test_the_rows_left_out_are_those_below_the_tolerance(variants, optimiser, pe
     gap = int((ranked[:-1] / ranked[1:]).argmax())
     cut = float(ranked[gap] * ranked[gap + 1]) ** 0.5 / float(mass.sum()) * len(mass)
     a["hyper"] = [*a["hyper"][:4], cut]
-    got = cases.step(**a)
+    got = cases.step(**a, counted=True)
 
     teaches = mass * len(mass) > cut * mass.sum()
     kept = teaches.float()
@@ -134,7 +136,6 @@ def test_the_rows_left_out_are_those_below_the_tolerance(variants, optimiser, pe
     wanted = cases.step_reference(**to_double({**a, "row_weight": weight * kept.repeat(max(variants, 1))}))
     skip = 10 if variants else 0
     whole = cases.step_reference(**to_double(a))
-    assert got["stats"][5:7].tolist() == whole["stats"][5:7].tolist()
     found, right, other = (r["weight_state"][:, :, skip:].double() for r in (got, wanted, whole))
     assert (found - right).norm() < 1e-5 * right.norm()
     assert (other - right).norm() > 1e-3 * right.norm()
@@ -147,11 +148,10 @@ def test_no_row_teaches(optimiser):
     """Every coefficient is 0: the weights move by momentum alone, and nothing is NaN."""
     a = cases.step_arguments(12, 30, 20, optimiser=optimiser, peer=False)
     a["row_weight"] = torch.zeros(12)
-    step, reference = without_counts(cases.step), without_counts(cases.step_reference)
-    check_parity(step, reference, a)
-    assert cases.step(**a)["stats"][7:].tolist() == [0.0, 0.0]
+    check_parity(cases.step, cases.step_reference, a)
+    assert cases.step(**a, counted=True)["stats"][7:].tolist() == [0.0, 0.0]
     a["peer_mean"], a["peer_strength"] = torch.rand(20), 0.4
-    check_parity(step, reference, a)
+    check_parity(cases.step, cases.step_reference, a)
 
 
 @every_backend
@@ -222,8 +222,8 @@ def test_a_step_in_chunks_leaves_zeros_out_too(optimiser, product):
     a = cases.step_arguments(1200, 30, 9001, optimiser=optimiser)
     teaches = torch.rand(1200) < 0.2
     a["row_weight"] = torch.where(teaches, a["row_weight"] + 1e-4, 0.0)
-    assert cases.step(**a)["stats"][7:].tolist() == kept_rows(a, teaches)
-    check_parity(without_counts(cases.step), without_counts(cases.step_reference), a)
+    assert cases.step(**a, counted=True)["stats"][7:].tolist() == kept_rows(a, teaches)
+    check_parity(cases.step, cases.step_reference, a)
 
 
 def test_statistics_without_signs_are_refused():

@@ -120,7 +120,11 @@ class Lessons {
  private:
   static constexpr int64_t kMostKept = 2048;  // bounds the copy of x: 16 MiB at 2000 inputs
 
-  static int64_t most_kept(int64_t images) { return images / 2 < kMostKept ? images / 2 : kMostKept; }
+  /// More do not pay for being copied.
+  static int64_t most_kept(int64_t images) {
+    const int64_t share = images - images / 8;
+    return share < kMostKept ? share : kMostKept;
+  }
 
   bool bounded_;
   uint8_t* idle_;  // [N]

@@ -49,6 +49,7 @@ inline int64_t rows_blocks(int64_t rows) { return parts(rows, kRowsThreads); }
 struct OptimiserArgs {
   Optimiser kind = Optimiser::kAdam;
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.0;
+  double row_tolerance = 0.0;
   const double* lr = nullptr;
   int64_t* step = nullptr;  // updates done before this one
 };

@@ -1,8 +1,8 @@
 """What leaving rows out of the weight product costs and saves, by the share of rows that still teach.
 
-A step of one layer with Hinton's rule (EMA), whose rows are weighted so that a share of them teaches and the others next
-to nothing, or nothing at all. Three ways take turns: every row multiplied, rows left out within the bound, and, the
-others being weighted 0, rows of zeros passed over without a change in any bit.
+A step of one layer with Hinton's rule (EMA), whose rows are weighted so that a share of them teaches and the others
+next to nothing, or nothing at all. Three ways take turns: every row multiplied, rows left out within the bound, and,
+the others being weighted 0, rows of zeros passed over without a change in any bit.
 
     python -m bench.lessons [seconds a line]
 """
@@ -26,7 +26,7 @@ FADED = 1e-20  # weight of a row that teaches next to nothing
 
 
 def step(inputs: int, units: int, rows: int, share: float, tolerance: float, faded: float) -> Callable[[], None]:
-    """A step at rate 0: however often it is timed, its rows teach the same. Raises unless it leaves out what it should."""
+    """A step at rate 0, so that its rows teach the same every time. Raises unless it leaves out what it should."""
     torch.manual_seed(0)
     x, weight = torch.rand(rows, inputs), torch.randn(units, inputs) / inputs**0.5
     state, bias_state = torch.zeros(1, units, inputs), torch.zeros(1, units)

@@ -105,7 +105,9 @@ class Loss(NamedTuple):
 
     loss: Array  # float32 []
     coef: Array  # float32 [R] dloss / dgoodness
-    stats: Array  # float64 [9] loss, goodness (sum) of positives, of negatives; how many are right; how many; how many kept
+    stats: (
+        Array  # float64 [9] loss, goodness of positives, negatives (sums); how many are right; how many; how many kept
+    )
 
 
 class Gradient(NamedTuple):

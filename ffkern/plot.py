@@ -72,7 +72,7 @@ class _Section(NamedTuple):
 
 
 def curves(history: Sequence[EpochRecord], net: FFNet | None = None) -> Figure:
-    """Loss, separation, goodness and rows kept of every layer, and errors and the head's accuracy where recorded, by epoch.
+    """Loss, separation, goodness and rows kept of every layer, errors and the head's accuracy where recorded, by epoch.
 
     Args:
         history: records in the order of training, ``History.epochs``. Where a layer did not learn its line has a gap;

@@ -380,8 +380,8 @@ def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[s
 
 
 def step(offset: int = 3, counted: bool = False, **a: Any) -> dict[str, Any]:
-    """`offset` of what is written in its buffer: 3 floats are no alignment at all, 16 are. With `counted` the statistics
-    hold the numbers of rows kept too, where the reference, which leaves none out, has nothing to compare."""
+    """`offset` of what is written in its buffer: 3 floats are no alignment at all, 16 are. With `counted`, stats hold
+    the numbers of rows kept too, where the reference, which leaves none out, has nothing to compare."""
     fenced = Fenced(offset)
     name, arguments, written = step_call(a, fenced)
     assert getattr(ops, name)(*arguments) is None

@@ -1,4 +1,4 @@
-"""Rows that teach nothing more are left out of the weight product: which ones, what is left of the result, the count."""
+"""Rows that teach nothing more are left out of the weight product: which ones, what is left of the result, how many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from tolerance import check_parity, to_double
 
-from ffkern import optim
+from ffkern import ops, optim
 from ffkern import reference as ref
 
 pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.usefixtures("however_small")]
@@ -224,6 +224,18 @@ def test_a_step_in_chunks_leaves_zeros_out_too(optimiser, product):
     a["row_weight"] = torch.where(teaches, a["row_weight"] + 1e-4, 0.0)
     assert cases.step(**a, counted=True)["stats"][7:].tolist() == kept_rows(a, teaches)
     check_parity(cases.step, cases.step_reference, a)
+
+
+def test_scratch_for_copies_is_that_of_optimisers_that_may_leave_rows_out():
+    weight = torch.empty(30, 1000)
+    for need in (
+        lambda rule: ops.step_workspace(weight, 80, 0, 1, True, rule),
+        lambda rule: ops.update_workspace(weight, 80, 0, 1, rule),
+    ):
+        assert need("sgd") == need("ema") >= need("adam") + 70 * 1000
+        assert need("adam") == need("adamw")
+        with pytest.raises(RuntimeError, match="optimiser is 'lion'; expected 'sgd', 'ema', 'adam'"):
+            need("lion")
 
 
 def test_statistics_without_signs_are_refused():

@@ -533,7 +533,8 @@ void run_step(const char* op, const LayerInputs& in, const StepArguments& a) {
                 a.weight_low, a.optimiser, a.hyper);
   step.trained = change.trained;
   const cpu::Provider provider = frontend::provider();
-  float* memory = workspace_of(op, a.workspace, cpu::step_floats(provider, layer, step.peer_mean != nullptr, change.params.kind));
+  float* memory =
+      workspace_of(op, a.workspace, cpu::step_floats(provider, layer, step.peer_mean != nullptr, change.params.kind));
   step.optimiser = change.begin();
   frontend::compute([&] { cpu::step(provider, step, memory); });
   change.end();

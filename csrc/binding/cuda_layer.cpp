@@ -460,9 +460,9 @@ void run_step(LaunchScope& scope, const char* op, const Learning& learning, cons
   }
   step.keep_h_norm = updated(scope, op, "h_norm", a.h_norm, {layer.rows()}, Access::kWrite);
   step.stats = updated_stats(scope, op, a.stats);
-  void* memory = workspace_of(
-      scope, op, a.workspace,
-      cuda::step_bytes(scope.queue(), layer, step.peer_mean != nullptr, learning.trained.optimiser.kind));
+  void* memory =
+      workspace_of(scope, op, a.workspace,
+                   cuda::step_bytes(scope.queue(), layer, step.peer_mean != nullptr, learning.trained.optimiser.kind));
   cuda::step(scope.queue(), step, memory);
 }
 

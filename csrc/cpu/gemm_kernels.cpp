@@ -118,8 +118,8 @@ inline void copy_rows(const float* from, float* to) {
   for (int i = 0; i < kRows; ++i) to[i] = from[i];
 }
 
-/// Transposed A as the tiles of panel_product(): the one that begins with row i is [k][its rows] at out + i * k. Returns
-/// how many steps there are without the idle ones.
+/// Transposed A as the tiles of panel_product(): the one that begins with row i is [k][its rows] at out + i * k.
+/// Returns how many steps there are without the idle ones.
 int64_t pack_tiles(int64_t rows, int64_t k, const float* a, int64_t lda, const uint8_t* idle, float* out) {
   int64_t steps = 0;
   for (int64_t p = 0; p < k; ++p, a += lda) {

@@ -16,7 +16,7 @@ struct Panels {
 struct Left {
   const float* data;
   int64_t ld;
-  bool transposed;  // element (i, p) is data[p * ld + i] instead of data[i * ld + p]
+  bool transposed;      // element (i, p) is data[p * ld + i] instead of data[i * ld + p]
   const uint8_t* idle;  // [k] steps that are not packed (Gemm::idle), or null
 };
 

@@ -275,7 +275,7 @@ struct StepScratch {
   float* variant_h = nullptr;  // [slices, V, M] activities of one image, when nobody keeps them
   float* peer_sums = nullptr;  // [slices, 2, M]
   float* p = nullptr;
-  bool bounded;     // rows that teach little may be left out: of a batch in one chunk
+  bool bounded;  // rows that teach little may be left out: of a batch in one chunk
   Lessons lessons;
 
   StepScratch(Arena& arena, const Provider& provider, const Layer& layer, bool peer, bool linear)

@@ -71,7 +71,8 @@ class Lessons {
   void check(const RowKernels& kernels, const Layer& layer, int64_t i, const float* rdz) const {
     if (idle_[i] == 0) return;
     const float* x = layer.x + i * layer.ldx + layer.classes;
-    idle_[i] = kernels.sum_sq(rdz, layer.units) == 0.0f && std::isfinite(kernels.sum_sq(x, layer.inputs - layer.classes));
+    idle_[i] =
+        kernels.sum_sq(rdz, layer.units) == 0.0f && std::isfinite(kernels.sum_sq(x, layer.inputs - layer.classes));
   }
 
   /// Images [begin, begin + count) where they lie, the idle ones marked.

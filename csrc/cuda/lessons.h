@@ -7,8 +7,8 @@
 //
 //     operand [N, M]  ->  the rows kept, then kOwedRows of p      x [N, K]  ->  the rows kept, then a slice's sum each
 //
-// The number of rows stays on the device, where the gradient product reads it. A slice's sum u = sum of r x is stored as
-// u / q, with the factor q = (largest r) (images in it), so that 16 bits can hold both.
+// The number of rows stays on the device, where the gradient product reads it. A slice's sum u = sum of r x is stored
+// as u / q, with the factor q = (largest r) (images in it), so that 16 bits can hold both.
 //
 // Bytes: (K + M) elements an image for the masses (K where the norms of h are known), twice (K + M) an image kept.
 #pragma once

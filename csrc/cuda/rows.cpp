@@ -1,8 +1,8 @@
 #include "rows.h"
 
-#include "lessons.h"
-
 #include <algorithm>
+
+#include "lessons.h"
 
 namespace ffkern::cuda {
 

@@ -368,7 +368,8 @@ __device__ void copy_row(const void* from, void* to, int64_t from_row, int64_t t
   const auto* source = static_cast<const char*>(from) + from_row * element;
   auto* target = static_cast<char*>(to) + to_row * element;
   const int bytes = count * element;
-  const int wide = (reinterpret_cast<uintptr_t>(source) | reinterpret_cast<uintptr_t>(target)) % 16 == 0 ? bytes / 16 : 0;
+  const int wide =
+      (reinterpret_cast<uintptr_t>(source) | reinterpret_cast<uintptr_t>(target)) % 16 == 0 ? bytes / 16 : 0;
   for (int i = threadIdx.x; i < wide; i += kLessonsThreads) {
     reinterpret_cast<uint4*>(target)[i] = reinterpret_cast<const uint4*>(source)[i];
   }

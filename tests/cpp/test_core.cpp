@@ -187,7 +187,8 @@ void check_step(const Provider& provider, int64_t rows, int64_t units, int64_t i
   step.keep_h = h.data();
   step.keep_h_norm = h_norm.data();
   step.stats = stats;
-  std::vector<float> scratch(static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, false, step.optimiser.kind)));
+  std::vector<float> scratch(
+      static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, false, step.optimiser.kind)));
   ffkern::cpu::step(provider, step, scratch.data());
 
   std::vector<double> dweight(weight.size()), dbias(bias.size());
@@ -263,7 +264,8 @@ void check_scratch(const Provider& provider, int64_t images, int64_t units, cons
   step.keep_h = h.data();
   step.keep_h_norm = h_norm.data();
   step.stats = stats;
-  std::vector<float> scratch(static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, true, step.optimiser.kind)));
+  std::vector<float> scratch(
+      static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, true, step.optimiser.kind)));
   ffkern::cpu::step(provider, step, scratch.data());
 
   const float* weights[] = {weight.data()};

@@ -23,7 +23,17 @@ from typing import Any
 
 from . import toolkit
 
-__all__ = ["DEVICES", "FORCE", "FORCE_FLOAT32", "FORCE_LEAVE_OUT", "device", "environment", "instances", "load", "toolkit"]
+__all__ = [
+    "DEVICES",
+    "FORCE",
+    "FORCE_FLOAT32",
+    "FORCE_LEAVE_OUT",
+    "device",
+    "environment",
+    "instances",
+    "load",
+    "toolkit",
+]
 
 FORCE = "FFKERN_CUDA_PRODUCT"  # forces an instance of the products by name
 FORCE_FLOAT32 = "FFKERN_CUDA_FLOAT32"  # forces the arithmetic of float32 products

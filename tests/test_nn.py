@@ -1084,7 +1084,7 @@ def test_statistics_are_what_metrics_read(classes):
     layer.step(x, sign, optim.SGD(layer.parameters(), 0.1))
     counted = layer.statistics()
     assert counted.dtype == torch.float64
-    assert counted[5:].tolist() == [12.0, 12.0]
+    assert counted[5:].tolist() == [12.0, 12.0, 12.0, 12.0]
     assert float(counted[0]) == layer.metrics(reset=False)["loss"]
     counted.mul_(2)  # it is the tensor itself, which a resumed run fills
     assert layer.metrics()["rows"] == 48

@@ -110,7 +110,8 @@ def test_curves_draw_the_records():
     }
     (head,) = lines(panel(figure, "Softmax head"))
     assert head.get_ydata().tolist() == pytest.approx([20, 40, 60])
-    assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == ["layer 0", "layer 1"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["layer 0", "layer 1"]
 
 
 def test_curves_of_greedy_stages_stand_side_by_side():
@@ -177,7 +178,7 @@ def test_curves_of_one_epoch_and_one_layer():
     assert panel(figure, "Loss").get_xlim() == (0.5, 1.5)
     (error,) = lines(panel(figure, "Error"))  # without the first layer there is nothing
     assert error.get_label() == "all layers"
-    assert len([axes for axes in figure.axes if axes.get_title()]) == 4
+    assert len([axes for axes in figure.axes if axes.get_title()]) == 5
     figure.draw_without_rendering()
 
 

@@ -13,12 +13,10 @@
 // Bytes: (K + M) elements an image for the masses (K where the norms of h are known), twice (K + M) an image kept.
 #pragma once
 #include "../core/types.h"
-#include "module.h"
-#include "product.h"
+#include "rows.h"
 
 namespace ffkern::cuda {
 
-constexpr int kLessonsThreads = 256;
 constexpr int kOwedRows = 16;  // slices that the images left out are cut into, each a row of the product
 
 /// Argument of ffkern_masses, ffkern_choose, ffkern_owed and ffkern_gather. Rows are variants of images, as elsewhere.

@@ -364,15 +364,17 @@ __device__ float warp_norm(const void* matrix, Storage storage, int64_t begin, i
 }
 
 /// Copies a row of `count` elements by all threads of the block, 16 bytes at a time where it can.
-__device__ void copy_row(const void* from, void* to, int64_t from_row, int64_t to_row, int count, int element) {
+__device__ __forceinline__ void copy_row(const void* from, void* to, int64_t from_row, int64_t to_row, int count, int element) {
   const auto* source = static_cast<const char*>(from) + from_row * element;
   auto* target = static_cast<char*>(to) + to_row * element;
   const int bytes = count * element;
   const int wide =
       (reinterpret_cast<uintptr_t>(source) | reinterpret_cast<uintptr_t>(target)) % 16 == 0 ? bytes / 16 : 0;
+#pragma unroll 1
   for (int i = threadIdx.x; i < wide; i += kLessonsThreads) {
     reinterpret_cast<uint4*>(target)[i] = reinterpret_cast<const uint4*>(source)[i];
   }
+#pragma unroll 1
   for (int i = wide * 8 + threadIdx.x; i < bytes / 2; i += kLessonsThreads) {
     reinterpret_cast<uint16_t*>(target)[i] = reinterpret_cast<const uint16_t*>(source)[i];
   }

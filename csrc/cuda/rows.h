@@ -12,6 +12,7 @@ constexpr int kRowsThreads = 128;  // rows a block of ffkern_rows
 constexpr int kSumsThreads = 128;  // units a block of ffkern_sums
 constexpr int kSumsLabels = 32;    // labels that a block of ffkern_sums keeps in shared memory
 constexpr int kUpdateThreads = 128;
+constexpr int kLessonsThreads = 256;  // of a block of the kernels of lessons.h
 
 /// Argument of ffkern_rows: what follows from each row's goodness. A thread a row.
 struct RowsParams {

@@ -258,8 +258,10 @@ def count_step(case: StepCase, dtype: str, device: Device) -> FusedCounts:
     settings = ["rms", eager.EPS, "mean_sq", eager.THRESHOLD, 1.0, 0.0, 0.0, "adam", HYPER]
 
     def call() -> None:
-        need = ops.step_workspace(data.weight, case.batch if case.shared else case.rows, classes, variants, False)
-        lesson = [data.sign, None, None, torch.zeros(need), torch.zeros(7).double(), None, None]
+        need = ops.step_workspace(
+            data.weight, case.batch if case.shared else case.rows, classes, variants, False, "adam"
+        )
+        lesson = [data.sign, None, None, torch.zeros(need), torch.zeros(9).double(), None, None]
         if images is None:
             ops.layer_step_(data.rows.to(kind), None, *trained, low, *lesson, *settings)
         else:

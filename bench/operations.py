@@ -205,7 +205,7 @@ def arguments(case: OperationCase, dtype: torch.dtype, device: str) -> dict[str,
     a["stats"] = torch.zeros(3, dtype=torch.float64)
     a = {name: _to(value, device) for name, value in a.items()}
     classes, count = (CLASSES, case.variants) if case.shared else (0, 1)
-    need = ops.update_workspace(a["weight"], images, classes, count)
+    need = ops.update_workspace(a["weight"], images, classes, count, "adam")
     a["workspace"] = torch.empty(need, device=device)
     a["weight_low"] = a["weight"].to(dtype) if dtype != torch.float32 and case.operation.endswith("update_") else None
     return a | {

@@ -106,7 +106,7 @@ class Loss(NamedTuple):
     loss: Array  # float32 []
     coef: Array  # float32 [R] dloss / dgoodness
     stats: (
-        Array  # float64 [7] loss, goodness of positives, of negatives (sums), right positives, negatives, their numbers
+        Array  # float64 [9] loss, goodness of positives, negatives (sums); how many are right; how many; how many kept
     )
 
 
@@ -540,7 +540,7 @@ class Trained:
             self.weight_state = xp.zeros((slots, *shape), dtype=xp.float32)
             self.bias_state = xp.zeros((slots, 0 if bias is None else shape[0]), dtype=xp.float32)
             self.steps = xp.zeros((), dtype=xp.int64)
-            self.stats = xp.zeros((7,), dtype=xp.float64)
+            self.stats = xp.zeros((9,), dtype=xp.float64)
             self.peer_mean = xp.full((shape[0],), peer_mean, dtype=xp.float32)
             self._lr = xp.full((), _rate(lr), dtype=xp.float64)
             self._memory = xp.zeros((0,), dtype=xp.float32)
@@ -631,11 +631,11 @@ def _update(
     peer: Array | None,
     goodness: str,
 ) -> None:
-    memory = trained._workspace("update_workspace", kept[0], *sizes)
+    memory = trained._workspace("update_workspace", kept[0], *sizes, trained.optimiser)
     peers = (None if sign is None else _signs(sign), _maybe("peer", peer))
     _check_apart(op.rstrip("_"), trained._written(), (*kept, *peers))
     rule = (goodness, trained.optimiser, trained._hyper)
-    _run(op, kept[0], (*kept, *variants, *peers, *trained._state(), None, memory, *rule))
+    _run(op, kept[0], (*kept, *variants, *peers, *trained._state(), None, memory, None, *rule))
 
 
 def layer_step(
@@ -711,7 +711,7 @@ def _step(
     name = op.rstrip("_")
     h, h_norm = (None, None) if out is None else _outputs(name, ("h", "h_norm"), out)
     x, peer_strength = first[0], kind[5]
-    memory = trained._workspace("step_workspace", x, *sizes, peer_strength != 0)
+    memory = trained._workspace("step_workspace", x, *sizes, peer_strength != 0, trained.optimiser)
     lesson = (
         _signs(sign),
         _maybe("row_weight", row_weight),

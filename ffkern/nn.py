@@ -24,7 +24,7 @@ __all__ = ["FFHead", "FFLinear", "FFNet"]
 
 NORMS = ("l2", "rms", "none")
 GOODNESS = ("sum_sq", "mean_sq", "neg_sum_sq", "neg_mean_sq", "sum_abs")
-STATISTICS = 7
+STATISTICS = 9
 PADDED_ROWS = 4096  # images that prediction copies at once to put a label in front of them
 
 
@@ -275,7 +275,8 @@ class FFLinear(nn.Linear):
         if self.peer_mean is not None:
             peer = torch.ops.ffkern.peer_update_(h, sign, self.peer_mean, self.peer_strength, self.peer_momentum)
         trained = self._trained(slot, x)
-        tail = (sign, peer, *trained, workspace, self.goodness, slot.kind, slot.hyper)
+        rule = (self.goodness, slot.kind, slot.hyper)
+        tail = (sign, peer, *trained, workspace, self.statistics(), *rule)
         if labels is None:
             torch.ops.ffkern.layer_update_(x, h, scale, coef, *tail)
         else:
@@ -287,9 +288,10 @@ class FFLinear(nn.Linear):
 
         Returns:
             loss (the sum of the steps' weighted losses), goodness_pos and goodness_neg (means over rows), separation
-            (share of rows on their side of the threshold), rows.
+            (share of rows on their side of the threshold), kept_pos and kept_neg (share of rows whose part of the
+            gradient was added up: the others teach nothing more, docs/training.md), rows.
         """
-        loss, g_pos, g_neg, right_pos, right_neg, n_pos, n_neg = self._statistics.tolist()
+        loss, g_pos, g_neg, right_pos, right_neg, n_pos, n_neg, kept_pos, kept_neg = self._statistics.tolist()
         if reset:
             self._statistics.zero_()
         rows = n_pos + n_neg
@@ -298,6 +300,8 @@ class FFLinear(nn.Linear):
             "goodness_pos": g_pos / n_pos if n_pos else float("nan"),
             "goodness_neg": g_neg / n_neg if n_neg else float("nan"),
             "separation": (right_pos + right_neg) / rows if rows else float("nan"),
+            "kept_pos": kept_pos / n_pos if n_pos else float("nan"),
+            "kept_neg": kept_neg / n_neg if n_neg else float("nan"),
             "rows": rows,
         }
 
@@ -328,15 +332,16 @@ class FFLinear(nn.Linear):
         """
         if torch.compiler.is_compiling():
             return self._workspace  # too small a one is refused by the operation
-        asked = (images, classes, variants, low, torch.get_num_threads(), self.weight.device)
+        optimiser = "sgd" if self._slot is None else self._slot.kind  # not known yet: one of those that want most
+        asked = (images, classes, variants, low, torch.get_num_threads(), self.weight.device, optimiser)
         if asked in self._reserved:
             return self._workspace
         if len(self._reserved) >= 64:
             self._reserved.clear()
         size = (self.weight, images, classes, variants)
         need = max(
-            torch.ops.ffkern.step_workspace(*size, self.peer_mean is not None, low),
-            torch.ops.ffkern.update_workspace(*size, low),
+            torch.ops.ffkern.step_workspace(*size, self.peer_mean is not None, optimiser, low),
+            torch.ops.ffkern.update_workspace(*size, optimiser, low),
         )
         if self._workspace.numel() < need or self._workspace.device != self.weight.device:
             self._workspace = torch.empty(need, dtype=torch.float32, device=self.weight.device)
@@ -348,7 +353,7 @@ class FFLinear(nn.Linear):
         self.statistics().add_(stats)
 
     def statistics(self) -> Tensor:
-        """What the steps count, float64 [7] on the layer's device, in the order of ``ffkern::local_loss``."""
+        """What the steps count, float64 [9] on the layer's device, in the order of ``ffkern::local_loss``."""
         if self._statistics.device != self.weight.device:
             self._statistics = self._statistics.to(self.weight.device)
         return self._statistics
@@ -699,7 +704,7 @@ class FFNet(nn.Module):
         if need is None:
             if len(plan.needs) >= 64:
                 plan.needs.clear()
-            sizes = (images, self.classes, variants, bool(plan.head_layers), plan.peer, low)
+            sizes = (images, self.classes, variants, bool(plan.head_layers), plan.peer, plan.optimisers, low)
             need = plan.needs[asked] = torch.ops.ffkern.network_workspace(plan.weights, plan.weight_states, *sizes)
         device = plan.weights[0].device
         if self._workspace.numel() < need or self._workspace.device != device:

@@ -39,6 +39,7 @@ _LESSON = (
 )
 _LOSS = "float threshold, float temperature, float peer_strength, float peer_momentum"
 _RULE = "str optimiser, float[] hyper"
+_COUNTED = "Tensor(f!) workspace, Tensor(g!)? stats"  # the rows left out are taken from the kept ones of stats
 _KEPT = "Tensor x, Tensor h, Tensor scale, Tensor coef"
 _LABELS = "Tensor labels, Tensor overlay, int classes"
 
@@ -64,11 +65,10 @@ SCHEMAS = {
         f"({_KEPT}, {_LABELS}, Tensor? sign, Tensor? peer, str goodness) -> (Tensor dweight, Tensor dbias)"
     ),
     "layer_update_": (
-        f"({_KEPT}, Tensor? sign, Tensor? peer, {_TRAINED}, {_LOW}, Tensor(f!) workspace, str goodness, {_RULE}) -> ()"
+        f"({_KEPT}, Tensor? sign, Tensor? peer, {_TRAINED}, {_LOW}, {_COUNTED}, str goodness, {_RULE}) -> ()"
     ),
     "shared_update_": (
-        f"({_KEPT}, {_LABELS}, Tensor? sign, Tensor? peer, {_TRAINED}, {_LOW}, Tensor(f!) workspace, "
-        f"str goodness, {_RULE}) -> ()"
+        f"({_KEPT}, {_LABELS}, Tensor? sign, Tensor? peer, {_TRAINED}, {_LOW}, {_COUNTED}, str goodness, {_RULE}) -> ()"
     ),
     "layer_step_": (f"(Tensor x, Tensor? x_norm, {_TRAINED}, {_LOW}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"),
     "shared_step_": (f"(Tensor x, {_LABELS}, {_TRAINED}, {_LOW}, {_LESSON}, {_KIND}, {_LOSS}, {_RULE}) -> ()"),
@@ -101,11 +101,15 @@ SCHEMAS = {
         f"(Tensor[] h, Tensor[] h_norm, Tensor labels, {_TRAINED}, Tensor(f!) stats, "
         f"str norm, float eps, {_RULE}) -> Tensor"
     ),
-    "step_workspace": "(Tensor weight, int images, int classes, int variants, bool peer, bool low=False) -> int",
-    "update_workspace": "(Tensor weight, int images, int classes, int variants, bool low=False) -> int",
+    "step_workspace": (
+        "(Tensor weight, int images, int classes, int variants, bool peer, str optimiser, bool low=False) -> int"
+    ),
+    "update_workspace": (
+        "(Tensor weight, int images, int classes, int variants, str optimiser, bool low=False) -> int"
+    ),
     "network_workspace": (
         "(Tensor[] weights, Tensor[] weight_states, int images, int classes, int variants, bool head, bool peer, "
-        "bool low=False) -> int"
+        "str[] optimisers, bool low=False) -> int"
     ),
     "cpu_path": "() -> str",
     "reset_cpu_path": "() -> str",
@@ -198,7 +202,7 @@ def _(goodness: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return (
         _floats(goodness),
         _floats(goodness, goodness.shape[0]),
-        goodness.new_empty((7,), dtype=torch.float64),
+        goodness.new_empty((9,), dtype=torch.float64),
     )
 
 

@@ -192,8 +192,8 @@ class SGD(FusedOptimizer):
 
     Rows far on their right side of the threshold teach next to nothing, and most rows soon are: those that amount to
     less than `row_tolerance` of the weight gradient in all, measured by norms, are left out of its product. The default
-    is below the rounding of that product; 0 keeps every row. (Not in Adam, which rescales small gradients. CUDA keeps
-    every row.)
+    is below the rounding of that product; 0 keeps every row. (Not in Adam, which rescales small gradients. On CUDA in
+    large products only, docs/numerics.md.)
     """
 
     kind, slots = "sgd", 1

@@ -55,6 +55,7 @@ FORMULAS = {
     "neg_sum_sq": r"$-\sum h^2$",
     "sum_abs": r"$\sum |h|$",
 }
+LABELS = [("right label", "-"), ("wrong label", "--")]
 ANSWERS = {"error": "all layers", "error_but_first": "all but the first", "error_softmax": "softmax head"}
 FORMATS: dict[str, dict[str, Any]] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
@@ -71,7 +72,7 @@ class _Section(NamedTuple):
 
 
 def curves(history: Sequence[EpochRecord], net: FFNet | None = None) -> Figure:
-    """Loss, separation and goodness of every layer, and errors and the head's accuracy where recorded, by epoch.
+    """Loss, separation, goodness and rows kept of every layer, errors and the head's accuracy where recorded, by epoch.
 
     Args:
         history: records in the order of training, ``History.epochs``. Where a layer did not learn its line has a gap;
@@ -111,7 +112,7 @@ def curves(history: Sequence[EpochRecord], net: FFNet | None = None) -> Figure:
             draw(axes, "goodness_pos", 1, linestyle="-"),
             draw(axes, "goodness_neg", 1, linestyle="--"),
         ]
-        styles = [("right label", "-"), ("wrong label", "--")]
+        styles = [*LABELS]
         if net is not None:
             limits = [_layer(net, i).threshold for i in range(len(net.layers))]
             for i, limit in enumerate(limits if len(set(limits)) > 1 else limits[:1]):
@@ -121,6 +122,11 @@ def curves(history: Sequence[EpochRecord], net: FFNet | None = None) -> Figure:
             styles.append(("threshold", ":"))
         _scale(axes, np.concatenate(shown))
         _legend_below(axes, [_handle(color=LIMIT, linestyle=dash, label=name) for name, dash in styles])
+
+    def kept(axes: Axes) -> None:
+        draw(axes, "kept_pos", 100, linestyle="-")
+        draw(axes, "kept_neg", 100, linestyle="--")
+        _legend_below(axes, [_handle(color=LIMIT, linestyle=dash, label=name) for name, dash in LABELS])
 
     def error(axes: Axes) -> None:
         for (name, (x, y)), colour, dash in zip(errors.items(), _colours(len(errors), 2), _dashes(), strict=False):
@@ -141,6 +147,7 @@ def curves(history: Sequence[EpochRecord], net: FFNet | None = None) -> Figure:
         ("Loss of each layer", "loss, mean over steps", loss),
         ("Rows on their side of the threshold", "separation, %", separation),
         (title, unit, goodness),
+        ("Rows whose gradient was added up", "rows kept, %", kept),
     ]
     if errors:
         panels.append(("Error on held-out images", "wrong answers, %", error))

@@ -41,7 +41,7 @@ class LayerStep(NamedTuple):
     peer_mean: Tensor | None  # [M]
     h: Tensor  # [R, M] activities, from the weights before the update
     h_norm: Tensor  # [R] their L2 norms
-    stats: Tensor  # float64 [7] of this batch, see local_loss
+    stats: Tensor  # float64 [9] of this batch, see local_loss
 
 
 class NetworkStep(NamedTuple):
@@ -180,8 +180,9 @@ def local_loss(
     goodness [R]; sign [R]: +1 positive, -1 negative, 0 no part in it; row_weight w [R], default
     1/R each with R all rows.
     Returns loss (0-dim, differentiable with respect to goodness), coef [R] = dloss/dgoodness
-    (a constant), and stats, float64 [7]: loss; sum of g over positives; over negatives; number of
-    positives with g > threshold; of negatives with g < threshold; of positives; of negatives.
+    (a constant), and stats, float64 [9]: loss; sum of g over positives; over negatives; number of
+    positives with g > threshold; of negatives with g < threshold; of positives; of negatives; of both again, as those
+    that no update has left out (here none ever is).
     Source: Hinton section 2, p = logistic(g - threshold); the temperature: ffnew.m.
     """
     dtype = _compute_dtype(goodness)
@@ -208,8 +209,7 @@ def local_loss(
             g[negative].double().sum(),
             (g[positive] > threshold).sum().double(),
             (g[negative] < threshold).sum().double(),
-            positive.sum().double(),
-            negative.sum().double(),
+            *(2 * [positive.sum().double(), negative.sum().double()]),
         ]
     )
     return loss, coef, stats

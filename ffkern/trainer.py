@@ -41,6 +41,8 @@ class LayerRecord:
     goodness_pos: float  # mean over the rows with the true label
     goodness_neg: float  # mean over the rows with a wrong one
     separation: float  # share of rows on their side of the threshold
+    kept_pos: float  # share of the rows with the true label whose part of the gradient was added up
+    kept_neg: float  # of those with a wrong one
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class EpochRecord:
         layers = tuple(None if layer is None else LayerRecord(**layer) for layer in fields["layers"])
         head = None if fields["head"] is None else HeadRecord(**fields["head"])
         checked = None if fields["validation"] is None else dict.fromkeys(fields["validation"], 0.0)
-        known = cls(0, "", (LayerRecord(0.0, 0.0, 0.0, 0.0),), HeadRecord(0.0, 0.0), 0.0, checked)
+        known = cls(0, "", (LayerRecord(*[0.0] * 6),), HeadRecord(0.0, 0.0), 0.0, checked)
         form = asdict(known)
         form["layers"] = [None if layer is None else form["layers"][0] for layer in layers]
         form["head"] = None if head is None else form["head"]
@@ -388,8 +390,8 @@ class Trainer:
         """Reads and clears what the layers counted: the one place that waits for the device."""
         layers: list[LayerRecord | None] = []
         for seen in self.net.metrics():
-            record = LayerRecord(seen["loss"] / steps, seen["goodness_pos"], seen["goodness_neg"], seen["separation"])
-            layers.append(record if seen["rows"] else None)
+            rows = seen.pop("rows")
+            layers.append(LayerRecord(**{**seen, "loss": seen["loss"] / steps}) if rows else None)
         head = None
         if isinstance(self.net.head, FFHead):
             seen = self.net.head.metrics()

@@ -309,7 +309,7 @@ def update(**a: Any) -> dict[str, Any]:
     trained = _trained(fenced, a)
     classes = a["classes"] if shared else 0
     count = a["labels"].shape[0] if shared else 1
-    need = ops.update_workspace(a["weight"], a["x"].shape[0], classes, count)
+    need = ops.update_workspace(a["weight"], a["x"].shape[0], classes, count, a["optimiser"])
     middle = [a["labels"], a["overlay"], classes] if shared else []
     name = "shared_update_" if shared else "layer_update_"
     result = getattr(ops, name)(
@@ -321,6 +321,7 @@ def update(**a: Any) -> dict[str, Any]:
         a["lr"],
         None,
         fenced.nan(need),
+        a.get("stats"),
         a["goodness"],
         a["optimiser"],
         a["hyper"],
@@ -335,7 +336,7 @@ def update_reference(**a: Any) -> dict[str, Any]:
     return dict(zip(STEP_NAMES[:5], getattr(ref, name)(**a), strict=True))
 
 
-STATS_BEFORE = torch.arange(7, dtype=torch.float64)  # statistics are added to
+STATS_BEFORE = torch.arange(9, dtype=torch.float64)  # statistics are added to
 
 
 def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[str, Any]]:
@@ -348,7 +349,7 @@ def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[s
     stats = fenced.copy(STATS_BEFORE, 1)
     count = a["labels"].shape[0] if shared else 1
     classes = a["classes"] if shared else 0
-    need = ops.step_workspace(a["weight"], a["x"].shape[0], classes, count, mean is not None)
+    need = ops.step_workspace(a["weight"], a["x"].shape[0], classes, count, mean is not None, a["optimiser"])
     head = [a["x"], a["labels"], a["overlay"], classes] if shared else [a["x"], a["x_norm"]]
     settings = (
         "norm",
@@ -378,14 +379,16 @@ def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[s
     return "shared_step_" if shared else "layer_step_", arguments, written
 
 
-def step(offset: int = 3, **a: Any) -> dict[str, Any]:
-    """`offset` of what is written in its buffer: 3 floats are no alignment at all, 16 are."""
+def step(offset: int = 3, counted: bool = False, **a: Any) -> dict[str, Any]:
+    """`offset` of what is written in its buffer: 3 floats are no alignment at all, 16 are. With `counted`, stats hold
+    the numbers of rows kept too, where the reference, which leaves none out, has nothing to compare."""
     fenced = Fenced(offset)
     name, arguments, written = step_call(a, fenced)
     assert getattr(ops, name)(*arguments) is None
     fenced.check()
-    written["stats"] = written["stats"] - STATS_BEFORE.to(written["stats"].device)
-    return written
+    stats = written["stats"] - STATS_BEFORE.to(written["stats"].device)
+    assert ((stats[7:] >= 0) & (stats[7:] <= stats[5:7])).all()
+    return written | {"stats": stats if counted else stats[:7]}
 
 
 def step_reference(**a: Any) -> dict[str, Any]:
@@ -393,6 +396,7 @@ def step_reference(**a: Any) -> dict[str, Any]:
     keep = a.pop("keep")
     name = "shared_step" if "labels" in a else "layer_step"
     result = getattr(ref, name)(**a)._asdict()
+    result["stats"] = result["stats"][:7]
     if not keep:
         result["h"] = result["h_norm"] = None
     if result["h"] is not None and result["h"].dtype != torch.float64:
@@ -638,7 +642,7 @@ def network_call(
     turns = len(units) if head else min(2, len(units))
     activities = [fenced.nan(variants * images * max(units[i::turns]), dtype=dtype) for i in range(turns)]
     peer = any(mean is not None for mean in a["peer_means"])
-    sizes = (images, a["classes"], variants, head, peer)
+    sizes = (images, a["classes"], variants, head, peer, a["optimisers"])
     states = listed(written["weight_states"])
     return [
         *(a["x"], written["labels"][0], a["u"], a["overlay"], a["classes"]),
@@ -710,7 +714,7 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
         return tuple(g.values())
     if name in ("layer_update_", "shared_update_"):
         g = update_arguments(a, peer=True)
-        need = ops.update_workspace(weight, 6, 4 if shared else 0, 3 if shared else 1)
+        need = ops.update_workspace(weight, 6, 4 if shared else 0, 3 if shared else 1, g["optimiser"])
         return (
             g["x"].to(dtype),
             g["h"].to(dtype),
@@ -721,6 +725,7 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
             *(g[k] for k in ("step", "lr")),
             None,
             torch.zeros(need),
+            torch.zeros(9, dtype=torch.float64),
             *(g[k] for k in ("goodness", "optimiser", "hyper")),
         )
     if name in ("layer_step_", "shared_step_"):

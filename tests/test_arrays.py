@@ -249,7 +249,7 @@ def step(name: str, times: int = 1, **a: Any) -> Named:
     assert returned is None
     h, h_norm = (None, None) if out is None else map(torch.from_numpy, out)
     mean = None if a["peer_mean"] is None else torch.from_numpy(t.peer_mean)
-    stats = torch.from_numpy(t.stats) - cases.STATS_BEFORE
+    stats = (torch.from_numpy(t.stats) - cases.STATS_BEFORE)[:7]
     return learnt(t, a) | {"peer_mean": mean, "h": h, "h_norm": h_norm, "stats": stats}
 
 
@@ -985,7 +985,7 @@ def big_calls() -> dict[str, tuple[Callable[[Any, Any, Any], Any], int]]:
     w, sign = np.ones((units, inputs), np.float32), np.ones(rows, np.float32)
     h, vector = np.ones((rows, units), np.float32), np.ones(rows, np.float32)
     t = arrays.Trained(w.copy(), lr=0.1)
-    gradient_scratch = 4 * arrays._arrays.cpu.update_workspace(w, rows, 10, 1)
+    gradient_scratch = 4 * arrays._arrays.cpu.update_workspace(w, rows, 10, 1, "adam")
     predict_scratch = 4 * 1024 * 1024  # predict.cpp: blocks of rows, some hundred KiB; not a copy of x
     mean, generator = np.ones(inputs, np.float32), np.array([1, 2])
     return {
@@ -1421,7 +1421,7 @@ REFUSED: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
         ValueError,
         r"weight is read-only",
     ),
-    "stats later": (lambda w: w.step(trained=w.changed(stats=zeros(7))), ValueError, r"stats is float32; .*float64"),
+    "stats later": (lambda w: w.step(trained=w.changed(stats=zeros(9))), ValueError, r"stats is float32; .*float64"),
     "overlay": (lambda w: w.shared(on_value="a"), ValueError, r"could not convert"),
     "no weights": (
         lambda w: arrays.predict_goodness(w.x, [], [], classes=3),

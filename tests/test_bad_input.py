@@ -143,7 +143,7 @@ LESSON = [
     ("temperature", to(0.0), "temperature is 0; expected a number > 0"),
     ("temperature", to(1e-300), "temperature is 1e-300; expected a number > 0"),
     ("threshold", to(float("nan")), "threshold is -?nan; expected a finite number"),
-    ("stats", shape(6), r"stats has shape \[6\]; expected \[7\]"),
+    ("stats", shape(6), r"stats has shape \[6\]; expected \[9\]"),
     ("stats", dtype(torch.float32), "stats is float32; expected float64"),
     ("h", dtype(torch.bfloat16), "h is bfloat16; it is updated in place and has to be float32"),
     ("h", shape(5, 5), r"h has shape \[5, 5\]; expected \[\d+, 5\]"),
@@ -677,6 +677,6 @@ def test_outputs_that_share_memory_with_inputs():
 @pytest.mark.parametrize("shape", [(0, 7), (7, 0)])
 @pytest.mark.parametrize("name", ["step_workspace", "update_workspace"])
 def test_workspace_of_no_units_or_inputs(name, shape, device):
-    sizes = (6, 0, 1, False) if name == "step_workspace" else (6, 0, 1)
+    sizes = (6, 0, 1, False, "sgd") if name == "step_workspace" else (6, 0, 1, "sgd")
     with pytest.raises(RuntimeError, match=r"expected at least one unit and one input"):
         getattr(ops, name)(torch.zeros(shape), *sizes)

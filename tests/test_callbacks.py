@@ -78,7 +78,7 @@ def test_on_close_comes_last_and_after_anything():
 
 def test_figures_are_named():
     history = make([]).fit(X, Y, (X, Y)).epochs
-    layers = ("loss", "goodness_pos", "goodness_neg", "separation")
+    layers = ("loss", "goodness_pos", "goodness_neg", "separation", "kept_pos", "kept_neg")
     checked = [f"validation/{name}" for name in ("error", "error_but_first", "error_softmax")]
     assert list(figures(history[3])) == [*(f"layer 1/{name}" for name in layers), *checked, "seconds"]
     assert figures(history[3])["layer 1/loss"] == history[3].layers[1].loss

@@ -203,13 +203,80 @@ def test_same_bits_under_any_schedule(math: str, driver: ModuleType) -> None:
     dtype, _, _ = MATHS[math]
     a = in_dtype(cases.step_arguments(140, 104, 136, goodness="sum_abs", peer=True, keep=True), dtype)
     b = in_dtype(cases.step_arguments(40, 104, 72, variants=3, classes=10, peer=True, keep=True), dtype)
-    with forced(math):
-        first = [step_on("sm_80", **arguments) for arguments in (a, b)]
+    c = in_dtype(cases.step_arguments(140, 104, 136, optimiser="ema", peer=True), dtype)
+    c["row_weight"] = faded(140, 140, 30)
+    with forced(math), emulated.environment(**leaving_rows_out):
+        first = [step_on("sm_80", **arguments) for arguments in (a, b, c)]
         for order in range(1, 4):
             with driver.driver_options(order=order, resident=-1 if order % 2 else 1):
-                again = [step_on("sm_80", **arguments) for arguments in (a, b)]
+                again = [step_on("sm_80", **arguments) for arguments in (a, b, c)]
             for one, other in zip(first, again, strict=True):
                 assert all(v is None or torch.equal(v, other[k]) for k, v in one.items())
+
+
+# ------------------------------------------------------------------------------- rows left out
+
+leaving_rows_out = {emulated.FORCE_LEAVE_OUT: "always"}
+LESSONS = ["ffkern_masses", "ffkern_choose", "ffkern_gather", "ffkern_owed"]
+
+
+def faded(rows: int, images: int, teaching: int) -> Tensor:
+    """Weights of rows such that the first images teach, and the others 2^-40 as much."""
+    return torch.where(torch.arange(rows) % images < teaching, 1.0, 2.0**-40)
+
+
+@every_math
+@pytest.mark.parametrize("peer", [False, True])
+@pytest.mark.parametrize("variants", [0, 2])
+def test_rows_left_out_in_every_arithmetic(variants: int, peer: bool, math: str, driver: ModuleType) -> None:
+    """An update whose batch is split, from a fifth of its rows."""
+    dtype, _, unit = MATHS[math]
+    layout = {"variants": variants, "classes": 10} if variants else {}
+    g = cases.update_arguments(cases.step_arguments(600, 104, 136, optimiser="ema", peer=peer, **layout), peer)
+    g["coef"] = (g["coef"] + 0.1) * faded(len(g["coef"]), 600, 120)
+    g["x"], g["h"] = (g[name].to(dtype).float() for name in ("x", "h"))
+
+    def update(x: Tensor, h: Tensor, **rest: Any) -> dict[str, Any]:
+        with emulated.device("sm_80"):
+            return cases.update(x=x.to(dtype), h=h.to(dtype), **rest)
+
+    with forced(math), emulated.environment(**leaving_rows_out):
+        check_parity(update, cases.update_reference, g, unit=unit)
+    kernels = [r["kernel"] for r in driver.driver_last_stats()]
+    assert [k for k in kernels if k in LESSONS] == LESSONS[: 4 if peer else 3]
+    (product,) = records(driver, "gradient")
+    assert product["grid"][1] > 1
+
+
+@pytest.mark.parametrize("variants", [0, 2])
+def test_too_many_rows_to_leave_any_out_are_the_bits_of_all_rows(variants: int) -> None:
+    layout = {"variants": variants, "classes": 10} if variants else {}
+    a = cases.step_arguments(90, 40, 33, optimiser="ema", peer=True, row_weight=False, **layout)
+    a["sign"] = torch.where(a["sign"] == 0, 1.0, a["sign"])
+    a["row_weight"] = faded(len(a["sign"]), 90, 50)
+    whole = step_on("sm_80", **a)
+    with emulated.environment(**leaving_rows_out):
+        got = step_on("sm_80", **a)
+        a["row_weight"] = faded(len(a["sign"]), 90, 40)
+        some = step_on("sm_80", **a, counted=True)
+    for name in ("weight", "bias", "weight_state", "bias_state", "peer_mean", "stats"):
+        assert torch.equal(got[name], whole[name]), name
+    teaching = a["sign"].view(-1, 90)[:, :40]
+    assert some["stats"][7:].tolist() == [float((teaching > 0).sum()), float((teaching < 0).sum())]
+
+
+def test_rows_are_left_out_where_it_can_pay(driver: ModuleType) -> None:
+    a = cases.step_arguments(20, 30, 10, optimiser="ema")
+    step_on("sm_80", **a)
+    assert not any(r["kernel"] in LESSONS for r in driver.driver_last_stats())
+    with emulated.device("sm_80"):  # 2^31 multiply-adds in float32, which the workspace is made for
+        weight = torch.empty(1024, 1024)
+        few, many = (ops.update_workspace(weight, rows, 0, 1, "ema") for rows in (2047, 2048))
+        assert many - few > 1024 * 2048
+        assert ops.update_workspace(weight, 2048, 0, 1, "adam") < few + 1024 * 8
+        refused = pytest.raises(ValueError, match="FFKERN_CUDA_LEAVE_OUT is 'sometimes'; expected 'always' or 'never'")
+        with emulated.environment(**{emulated.FORCE_LEAVE_OUT: "sometimes"}), refused:
+            cases.step(**a)
 
 
 @every_math
@@ -609,9 +676,10 @@ def test_three_replays_are_three_steps(math: str, variants: int, optimiser: str,
         33, 40, 24, optimiser=optimiser, variants=variants, classes=5 if variants else 0, peer=True, keep=True
     )
     a = in_dtype(a, MATHS[math][0])
+    a["row_weight"] = faded(len(a["sign"]), 33, 10)
     graphs = Graphs()
     stream = graphs.stream()
-    with forced(math):
+    with forced(math), emulated.environment(**leaving_rows_out):
         with emulated.device("sm_80"):
             name, arguments, eager = cases.step_call(a, cases.Fenced())
             for _ in range(3):

@@ -229,7 +229,7 @@ def test_ten_steps_equal_the_reference(kind, peer):
                      temperature=0.5, peer_strength=peer, peer_momentum=0.8)  # fmt: skip
     opt = OPTIMISERS[kind](layer.parameters())
     state, start = reference_layer(layer, kind), parameters(layer)
-    total = torch.zeros(7, dtype=torch.float64)
+    total = torch.zeros(9, dtype=torch.float64)
     for _ in range(10):
         x, sign = batch()
         weight = torch.rand(24) / 24
@@ -245,6 +245,7 @@ def test_ten_steps_equal_the_reference(kind, peer):
     assert metrics["goodness_pos"] == pytest.approx(float(total[1] / total[5]), rel=1e-4)
     assert metrics["goodness_neg"] == pytest.approx(float(total[2] / total[6]), rel=1e-4)
     assert metrics["separation"] == pytest.approx(float((total[3] + total[4]) / 240), abs=0.01)
+    assert metrics["kept_pos"] == metrics["kept_neg"] == 1.0
     assert metrics["rows"] == 240
     assert layer.metrics()["rows"] == 0
 
@@ -1196,7 +1197,7 @@ def test_statistics_are_what_metrics_read(classes):
     layer.step(x, sign, optim.SGD(layer.parameters(), 0.1))
     counted = layer.statistics()
     assert counted.dtype == torch.float64
-    assert counted[5:].tolist() == [12.0, 12.0]
+    assert counted[5:].tolist() == [12.0, 12.0, 12.0, 12.0]
     assert float(counted[0]) == layer.metrics(reset=False)["loss"]
     counted.mul_(2)  # it is the tensor itself, which a resumed run fills
     assert layer.metrics()["rows"] == 48

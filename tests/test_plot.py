@@ -69,7 +69,7 @@ def stretched(image):
 
 
 def layer_record(value, scale=1.0):
-    return LayerRecord(0.5 + value, scale * (2 + value), scale * (1 + value), 0.1 * value)
+    return LayerRecord(0.5 + value, scale * (2 + value), scale * (1 + value), 0.1 * value, 0.2 * value, 0.3 * value)
 
 
 def record(epoch, stage="all", layers=(), head=None, validation=None):
@@ -92,7 +92,8 @@ def test_curves_draw_the_records():
     figure = plot.curves(history)
     for title, keys, unit in (
         ("Loss", ["loss"], 1),
-        ("Rows", ["separation"], 100),
+        ("Rows on", ["separation"], 100),
+        ("Rows whose", ["kept_pos", "kept_neg"], 100),
         ("Goodness", ["goodness_pos", "goodness_neg"], 1),
     ):
         drawn = lines(panel(figure, title))
@@ -109,7 +110,8 @@ def test_curves_draw_the_records():
     }
     (head,) = lines(panel(figure, "Softmax head"))
     assert head.get_ydata().tolist() == pytest.approx([20, 40, 60])
-    assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == ["layer 0", "layer 1"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["layer 0", "layer 1"]
 
 
 def test_curves_of_greedy_stages_stand_side_by_side():
@@ -176,7 +178,7 @@ def test_curves_of_one_epoch_and_one_layer():
     assert panel(figure, "Loss").get_xlim() == (0.5, 1.5)
     (error,) = lines(panel(figure, "Error"))  # without the first layer there is nothing
     assert error.get_label() == "all layers"
-    assert len([axes for axes in figure.axes if axes.get_title()]) == 4
+    assert len([axes for axes in figure.axes if axes.get_title()]) == 5
     figure.draw_without_rendering()
 
 
@@ -186,7 +188,7 @@ def test_curves_of_one_epoch_and_one_layer():
 def test_goodness_over_decades_is_logarithmic(sign, zero, scale):
     sizes = [0.01, 1.0, 100.0]
     values = [v * (sign or (-1) ** i) for i, v in enumerate(sizes)]
-    layers = [LayerRecord(0.5, value, 0.0 if zero else value, 0.5) for value in values]
+    layers = [LayerRecord(0.5, value, 0.0 if zero else value, 0.5, 1.0, 1.0) for value in values]
     figure = plot.curves([record(e, layers=[layer]) for e, layer in enumerate(layers, 1)])
     assert panel(figure, "Goodness").get_yscale() == scale
     assert panel(figure, "Loss").get_yscale() == "linear"
@@ -215,7 +217,7 @@ def test_every_kind_of_goodness_has_words():
 
 
 def test_curves_of_diverged_training_can_be_drawn():
-    bad = LayerRecord(math.nan, math.inf, math.nan, 0.5)
+    bad = LayerRecord(math.nan, math.inf, math.nan, 0.5, 1.0, math.nan)
     plot.curves([record(1, layers=[bad]), record(2, layers=[bad])]).draw_without_rendering()
 
 

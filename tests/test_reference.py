@@ -261,7 +261,7 @@ def test_loss_statistics():
     g = torch.tensor([2.0, 1.0, 100.0, 1.5, 1.5, 7.0])
     _, _, stats = ref.local_loss(g, SIGN, None, **LOSS)
     # a goodness equal to the threshold is right for neither side
-    assert stats[1:].tolist() == [3.5, 9.5, 1.0, 1.0, 2.0, 3.0]
+    assert stats[1:].tolist() == [3.5, 9.5, 1.0, 1.0, 2.0, 3.0, 2.0, 3.0]
 
 
 def test_loss_gradcheck():
@@ -996,7 +996,7 @@ def test_no_rows():
     loss, coef, stats = ref.local_loss(g, sign, None, **LOSS)
     assert loss.item() == 0
     assert coef.shape == (0,)
-    assert stats.tolist() == [0.0] * 7
+    assert stats.tolist() == [0.0] * 9
     p, mean = ref.peer_update(h, sign, bias, 0.1, 0.9)
     assert (p == 0).all()
     assert torch.equal(mean, bias)

@@ -413,7 +413,7 @@ def test_records_are_those_of_the_reference():
 
     generator = torch.Generator().manual_seed(2)
     weights = [(layer.weight.double(), layer.bias.double()) for layer in twin.layers]
-    total, steps = torch.zeros(3, 7, dtype=torch.float64), 0
+    total, steps = torch.zeros(3, 9, dtype=torch.float64), 0
     for images, labels in data.batches(x, y, BATCH, generator):
         u = torch.rand(len(labels), generator=generator)
         wrong = reference.wrong_labels(labels, CLASSES, u)
@@ -427,12 +427,13 @@ def test_records_are_those_of_the_reference():
         steps += 1
     assert steps == math.ceil(IMAGES / BATCH)
     for seen, wanted in zip(record.layers, total.tolist(), strict=True):
-        loss, pos, neg, right_pos, right_neg, n_pos, n_neg = wanted
+        loss, pos, neg, right_pos, right_neg, n_pos, n_neg, *_ = wanted
         assert n_pos == n_neg == IMAGES
         assert seen.loss == pytest.approx(loss / steps, rel=2e-6)
         assert seen.goodness_pos == pytest.approx(pos / n_pos, rel=2e-6)
         assert seen.goodness_neg == pytest.approx(neg / n_neg, rel=2e-6)
         assert seen.separation == (right_pos + right_neg) / (n_pos + n_neg)
+        assert seen.kept_pos == seen.kept_neg == 1.0  # with Adam, far from any threshold
 
 
 def test_statistics_from_before_do_not_count():

@@ -259,6 +259,11 @@ inline LossParams parse_loss(const char* op, double threshold, double temperatur
   return loss;
 }
 
+/// The statistics that an update takes rows from tell positive from negative ones.
+inline void check_counts(const char* op, const MaybeTensor& stats, const MaybeTensor& sign) {
+  if (stats.has_value() && !sign.has_value()) refuse(op, "stats is given but sign is not; expected both");
+}
+
 /// Optimiser and its hyperparameters: beta1 (or momentum), beta2, eps, weight_decay, row_tolerance.
 inline OptimiserParams parse_hyper(const char* op, const std::string& optimiser, const std::vector<double>& hyper) {
   OptimiserParams params;
@@ -284,7 +289,7 @@ inline OptimiserParams parse_hyper(const char* op, const std::string& optimiser,
   if (!(params.row_tolerance >= 0 && params.row_tolerance < 1)) {
     refuse(op, "hyper[4] (row_tolerance) is ", params.row_tolerance, "; expected a number in [0, 1)");
   }
-  if (params.row_tolerance > 0 && state_slots(params.kind) == 2) {
+  if (params.row_tolerance > 0 && !is_linear(params.kind)) {
     refuse(op, "hyper[4] (row_tolerance) is ", params.row_tolerance, "; expected 0 with ", optimiser,
            ", which rescales small gradients");
   }

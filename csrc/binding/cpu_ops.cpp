@@ -513,7 +513,7 @@ std::tuple<Tensor, Tensor> gradient(const char* op, const LayerInputs& in, const
   Tensor dweight = float_result("dweight", h, {in.layer.units, in.layer.inputs});
   Tensor dbias = float_result("dbias", h, {in.layer.units}), hold;
   const cpu::Provider provider = frontend::provider();
-  float* memory = scratch_of(hold, h, cpu::update_floats(provider, in.layer));
+  float* memory = scratch_of(hold, h, cpu::update_floats(provider, in.layer, Optimiser::kAdam));
   frontend::compute([&] {
     cpu::gradient(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data,
                   dweight.mutable_data_ptr<float>(), dbias.mutable_data_ptr<float>(), memory);
@@ -538,23 +538,27 @@ std::tuple<Tensor, Tensor> shared_grad(const Tensor& x, const Tensor& h, const T
 }
 
 void update(const char* op, const LayerInputs& in, const Tensor& h, const Tensor& scale, const Tensor& coef,
-            const MaybeTensor& sign, const MaybeTensor& peer, const Tensor& workspace, Update change) {
+            const MaybeTensor& sign, const MaybeTensor& peer, const Tensor& workspace, const MaybeTensor& stats,
+            Update change) {
   const KeptActivities kept(op, in.layer, h, scale, coef, sign, peer);
   const cpu::Provider provider = frontend::provider();
-  float* memory = workspace_of(op, workspace, cpu::update_floats(provider, in.layer));
+  float* memory = workspace_of(op, workspace, cpu::update_floats(provider, in.layer, change.params.kind));
+  check_counts(op, stats, sign);
+  double* counts = stats.has_value() ? writable_stats(op, *stats, kStatCount) : nullptr;
   frontend::compute([&] {
     cpu::update(provider, in.layer, kept.kept, kept.coef.data, kept.sign.data, kept.peer.data, change.begin(),
-                change.trained, memory);
+                change.trained, counts, memory);
   });
 }
 
 void layer_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef, const MaybeTensor& sign,
                    const MaybeTensor& peer, const Tensor& weight, const MaybeTensor& bias, const Tensor& weight_state,
                    const Tensor& bias_state, const Tensor& step, const Tensor& lr, const MaybeTensor& weight_low,
-                   const Tensor& workspace, std::string goodness, std::string optimiser, std::vector<double> hyper) {
+                   const Tensor& workspace, const MaybeTensor& stats, std::string goodness, std::string optimiser,
+                   std::vector<double> hyper) {
   const char* op = "layer_update_";
   const LayerInputs in(op, x, weight, bias, std::nullopt, gradient_kind(op, goodness));
-  update(op, in, h, scale, coef, sign, peer, workspace,
+  update(op, in, h, scale, coef, sign, peer, workspace, stats,
          Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, weight_low,
                 optimiser, hyper));
 }
@@ -563,11 +567,11 @@ void shared_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const
                     const Tensor& overlay, int64_t classes, const MaybeTensor& sign, const MaybeTensor& peer,
                     const Tensor& weight, const MaybeTensor& bias, const Tensor& weight_state, const Tensor& bias_state,
                     const Tensor& step, const Tensor& lr, const MaybeTensor& weight_low, const Tensor& workspace,
-                    std::string goodness, std::string optimiser, std::vector<double> hyper) {
+                    const MaybeTensor& stats, std::string goodness, std::string optimiser, std::vector<double> hyper) {
   const char* op = "shared_update_";
   LayerInputs in(op, x, weight, bias, std::nullopt, gradient_kind(op, goodness));
   in.set_labels(op, labels, overlay, classes);
-  update(op, in, h, scale, coef, sign, peer, workspace,
+  update(op, in, h, scale, coef, sign, peer, workspace, stats,
          Update(op, in.layer.units, in.layer.inputs, weight, bias, weight_state, bias_state, step, lr, weight_low,
                 optimiser, hyper));
 }
@@ -602,7 +606,8 @@ void run_step(const char* op, LayerInputs& in, const StepArguments& a) {
                 a.weight_low, a.optimiser, a.hyper);
   step.trained = change.trained;
   const cpu::Provider provider = frontend::provider();
-  float* memory = workspace_of(op, a.workspace, cpu::step_floats(provider, layer, step.peer_mean != nullptr));
+  float* memory =
+      workspace_of(op, a.workspace, cpu::step_floats(provider, layer, step.peer_mean != nullptr, change.params.kind));
   in.set_low(op, a.weight_low);
   step.layer = layer;
   step.optimiser = change.begin();
@@ -892,15 +897,19 @@ cpu::Layer sized(const char* op, const Tensor& weight, int64_t images, int64_t c
 }
 
 /// Floats that layer_step_ / shared_step_ want as workspace.
-int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer, bool low) {
-  const cpu::Layer layer = sized("step_workspace", weight, images, classes, variants, low);
-  return cpu::step_floats(frontend::provider(), layer, peer) + 16;
+int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer,
+                       std::string optimiser, bool low) {
+  const char* op = "step_workspace";
+  const cpu::Layer layer = sized(op, weight, images, classes, variants, low);
+  return cpu::step_floats(frontend::provider(), layer, peer, parse_optimiser(op, optimiser)) + 16;
 }
 
 /// The same of layer_update_ / shared_update_.
-int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool low) {
-  const cpu::Layer layer = sized("update_workspace", weight, images, classes, variants, low);
-  return cpu::update_floats(frontend::provider(), layer) + 16;
+int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, std::string optimiser,
+                         bool low) {
+  const char* op = "update_workspace";
+  const cpu::Layer layer = sized(op, weight, images, classes, variants, low);
+  return cpu::update_floats(frontend::provider(), layer, parse_optimiser(op, optimiser)) + 16;
 }
 
 // ---- the whole network

@@ -150,7 +150,8 @@ struct Update {
          const MaybeTensor& bias_, const Tensor& weight_state_, const Tensor& bias_state_, const Tensor& step,
          const Tensor& lr, const std::string& optimiser, const std::vector<double>& hyper) {
     const OptimiserParams params = parse_hyper(op, optimiser, hyper);
-    args = {params.kind, params.beta1, params.beta2, params.eps, params.weight_decay, nullptr, nullptr};
+    args = {params.kind,         params.beta1,         params.beta2, params.eps,
+            params.weight_decay, params.row_tolerance, nullptr,      nullptr};
     args.lr = scalar<double>(scope, op, "lr", lr, ScalarType::Double, Access::kRead);
     args.step = scalar<int64_t>(scope, op, "step", step, ScalarType::Long, Access::kUpdate);
     const int64_t slots = state_slots(params.kind);

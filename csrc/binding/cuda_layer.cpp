@@ -365,7 +365,7 @@ std::tuple<Tensor, Tensor> run_gradient(LaunchScope& scope, const char* op, cons
   const KeptActivities kept(scope, op, in.layer, x, h, scale, coef, sign, peer);
   const Tensor dweight = output(scope, "dweight", h, {in.layer.units, in.layer.inputs}, ScalarType::Float);
   const Tensor dbias = output(scope, "dbias", h, {in.layer.units}, ScalarType::Float);
-  const Tensor memory = scratch(scope, h, cuda::gradient_bytes(scope.queue(), in.layer));
+  const Tensor memory = scratch(scope, h, cuda::gradient_bytes(scope.queue(), in.layer, Optimiser::kAdam));
   cuda::gradient(scope.queue(), in.layer, kept.kept, dweight.mutable_data_ptr<float>(), dbias.mutable_data_ptr<float>(),
                  aligned(memory));
   return {dweight, dbias};
@@ -419,34 +419,38 @@ struct Learning {
 
 void run_update(LaunchScope& scope, const char* op, const Learning& layer, const Tensor& x, const Tensor& h,
                 const Tensor& scale, const Tensor& coef, const MaybeTensor& sign, const MaybeTensor& peer,
-                const Tensor& workspace) {
+                const Tensor& workspace, const MaybeTensor& stats) {
   const KeptActivities kept(scope, op, layer.in.layer, x, h, scale, coef, sign, peer);
-  void* memory = workspace_of(scope, op, workspace, cuda::gradient_bytes(scope.queue(), layer.in.layer));
-  cuda::update(scope.queue(), layer.in.layer, kept.kept, layer.trained, memory);
+  check_counts(op, stats, sign);
+  double* counts = stats.has_value() ? updated_stats(scope, op, *stats) : nullptr;
+  void* memory = workspace_of(scope, op, workspace,
+                              cuda::gradient_bytes(scope.queue(), layer.in.layer, layer.trained.optimiser.kind));
+  cuda::update(scope.queue(), layer.in.layer, kept.kept, layer.trained, counts, memory);
 }
 
 void layer_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef, const MaybeTensor& sign,
                    const MaybeTensor& peer, const Tensor& weight, const MaybeTensor& bias, const Tensor& weight_state,
                    const Tensor& bias_state, const Tensor& step, const Tensor& lr, const MaybeTensor& weight_low,
-                   const Tensor& workspace, std::string goodness, std::string optimiser, std::vector<double> hyper) {
+                   const Tensor& workspace, const MaybeTensor& stats, std::string goodness, std::string optimiser,
+                   std::vector<double> hyper) {
   const char* op = "layer_update_";
   LaunchScope scope(op, "x", x);
   const Learning layer(scope, op, x, weight, bias, std::nullopt, weight_state, bias_state, step, lr, weight_low,
                        gradient_kind(op, goodness), optimiser, hyper);
-  run_update(scope, op, layer, x, h, scale, coef, sign, peer, workspace);
+  run_update(scope, op, layer, x, h, scale, coef, sign, peer, workspace, stats);
 }
 
 void shared_update_(const Tensor& x, const Tensor& h, const Tensor& scale, const Tensor& coef, const Tensor& labels,
                     const Tensor& overlay, int64_t classes, const MaybeTensor& sign, const MaybeTensor& peer,
                     const Tensor& weight, const MaybeTensor& bias, const Tensor& weight_state, const Tensor& bias_state,
                     const Tensor& step, const Tensor& lr, const MaybeTensor& weight_low, const Tensor& workspace,
-                    std::string goodness, std::string optimiser, std::vector<double> hyper) {
+                    const MaybeTensor& stats, std::string goodness, std::string optimiser, std::vector<double> hyper) {
   const char* op = "shared_update_";
   LaunchScope scope(op, "x", x);
   Learning layer(scope, op, x, weight, bias, std::nullopt, weight_state, bias_state, step, lr, weight_low,
                  gradient_kind(op, goodness), optimiser, hyper);
   layer.in.set_labels(scope, op, labels, overlay, classes);
-  run_update(scope, op, layer, x, h, scale, coef, sign, peer, workspace);
+  run_update(scope, op, layer, x, h, scale, coef, sign, peer, workspace, stats);
 }
 
 // ---------------------------------------------------------------- the step
@@ -480,7 +484,8 @@ void run_step(LaunchScope& scope, const char* op, const Learning& learning, cons
   step.keep_h_norm = updated(scope, op, "h_norm", a.h_norm, {layer.rows()}, Access::kWrite);
   step.stats = updated_stats(scope, op, a.stats);
   void* memory =
-      workspace_of(scope, op, a.workspace, cuda::step_bytes(scope.queue(), layer, step.peer_mean != nullptr));
+      workspace_of(scope, op, a.workspace,
+                   cuda::step_bytes(scope.queue(), layer, step.peer_mean != nullptr, learning.trained.optimiser.kind));
   cuda::step(scope.queue(), step, memory);
 }
 
@@ -518,16 +523,19 @@ void shared_step_(const Tensor& x, const Tensor& labels, const Tensor& overlay, 
 }
 
 int64_t step_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool peer,
-                       bool /*low*/) {
-  const LaunchScope scope("step_workspace", "weight", weight);
-  return floats_for(
-      cuda::step_bytes(scope.queue(), sizes<cuda::Layer>("step_workspace", weight, images, classes, variants), peer));
+                       std::string optimiser, bool /*low*/) {
+  const char* op = "step_workspace";
+  const LaunchScope scope(op, "weight", weight);
+  return floats_for(cuda::step_bytes(scope.queue(), sizes<cuda::Layer>(op, weight, images, classes, variants), peer,
+                                     parse_optimiser(op, optimiser)));
 }
 
-int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, bool /*low*/) {
-  const LaunchScope scope("update_workspace", "weight", weight);
-  return floats_for(
-      cuda::gradient_bytes(scope.queue(), sizes<cuda::Layer>("update_workspace", weight, images, classes, variants)));
+int64_t update_workspace(const Tensor& weight, int64_t images, int64_t classes, int64_t variants, std::string optimiser,
+                         bool /*low*/) {
+  const char* op = "update_workspace";
+  const LaunchScope scope(op, "weight", weight);
+  return floats_for(cuda::gradient_bytes(scope.queue(), sizes<cuda::Layer>(op, weight, images, classes, variants),
+                                         parse_optimiser(op, optimiser)));
 }
 
 // ---------------------------------------------------------------- prediction

@@ -68,7 +68,8 @@ struct NetworkPlan {
   int64_t facts, coef, base, rest_norm, update, floats = 0;
 
   NetworkPlan(const std::vector<Tensor>& weights, const std::vector<MaybeTensor>& weight_states, int64_t images_,
-              int64_t classes, int64_t variants_, bool head, bool peer, bool low)
+              int64_t classes, int64_t variants_, bool head, bool peer, const std::vector<std::string>& optimisers,
+              bool low)
       : depth(static_cast<int64_t>(weights.size()) - head),
         images(images_),
         variants(variants_),
@@ -80,8 +81,8 @@ struct NetworkPlan {
       if (!weight_states[l].has_value()) continue;
       last = l;
       const int64_t n = l == 0 ? images : rows, c = l == 0 ? classes : 0, v = l == 0 ? variants : 1;
-      largest = std::max(largest, head ? Operations::update_workspace(weights[l], n, c, v, low)
-                                       : Operations::step_workspace(weights[l], n, c, v, peer, low));
+      largest = std::max(largest, head ? Operations::update_workspace(weights[l], n, c, v, optimisers[l], low)
+                                       : Operations::step_workspace(weights[l], n, c, v, peer, optimisers[l], low));
     }
     facts = take(slots * 3 * rows);
     coef = take(head ? rows : 0);
@@ -103,14 +104,18 @@ struct NetworkPlan {
 /// running mean, and whether x is bfloat16.
 template <class Operations>
 int64_t network_memory(std::vector<Tensor> weights, std::vector<Tensor> weight_states, int64_t images, int64_t classes,
-                       int64_t variants, bool head, bool peer, bool low) {
+                       int64_t variants, bool head, bool peer, std::vector<std::string> optimisers, bool low) {
   const char* op = "network_workspace";
   if (weights.size() < 1u + head) refuse(op, "weights has ", weights.size(), " entries; expected one per layer");
   if (weight_states.size() != weights.size()) {
     refuse(op, "weight_states has ", weight_states.size(), " entries; expected ", weights.size(), ", as weights");
   }
+  if (optimisers.size() != weights.size()) {
+    refuse(op, "optimisers has ", optimisers.size(), " entries; expected ", weights.size(), ", as weights");
+  }
   check_matrices(op, weights);
-  return NetworkPlan<Operations>(weights, given(weight_states), images, classes, variants, head, peer, low).floats;
+  return NetworkPlan<Operations>(weights, given(weight_states), images, classes, variants, head, peer, optimisers, low)
+      .floats;
 }
 
 template <class Operations>
@@ -307,7 +312,7 @@ class NetworkStep {
     bool peer = false;
     for (const MaybeTensor& mean : n_.peer_means) peer = peer || mean.has_value();
     return NetworkPlan<Operations>(n_.weights, n_.weight_states, images, n_.classes, variants, head(), peer,
-                                   n_.x.scalar_type() == ScalarType::BFloat16);
+                                   n_.optimisers, n_.x.scalar_type() == ScalarType::BFloat16);
   }
 
   void check_memory() const {
@@ -444,7 +449,7 @@ class NetworkStep {
       const auto settled = [&](auto operation, const Tensor& below, const auto&... labels) {
         operation(below, states, scale(l, 0, rows), coef, labels..., n_.sign, peer, n_.weights[l], n_.biases[l],
                   *n_.weight_states[l], bias_state(l), *n_.steps[l], *n_.lrs[l], n_.weights_low[l], update_memory_,
-                  n_.goodness, n_.optimisers[l], hyper(l));
+                  n_.stats[l], n_.goodness, n_.optimisers[l], hyper(l));
       };
       if (l == 0) {
         settled(Operations::shared_update, n_.x, lesson_labels_, n_.overlay, n_.classes);

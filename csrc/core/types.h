@@ -45,7 +45,9 @@ enum Stat : int {
   kStatCorrectNeg = 4,  // negative rows with g < threshold
   kStatRowsPos = 5,
   kStatRowsNeg = 6,
-  kStatCount = 7,
+  kStatKeptPos = 7,  // those of kStatRowsPos that an update did not leave out of dW
+  kStatKeptNeg = 8,
+  kStatCount = 9,
 };
 
 /// How a row becomes a scale and a goodness; the same for all layers of a kernel call.
@@ -68,11 +70,14 @@ struct OptimiserParams {
   double eps = 1e-8;
   double weight_decay = 0.0;   // kEma: of weights only; the others: of biases too
   int64_t step = 1;            // number of this update, counted from 1
-  double row_tolerance = 0.0;  // rows that teach less than this are left out of dW (csrc/cpu/lessons.h); 0 keeps all
+  double row_tolerance = 0.0;  // rows that teach less than this are left out of dW (csrc/cpu/lessons.h); 0: none is
 };
 
 /// State slots of an optimiser: momentum, or the two moments.
 constexpr int state_slots(Optimiser kind) { return kind == Optimiser::kAdam || kind == Optimiser::kAdamW ? 2 : 1; }
+
+/// Whether an optimiser may leave rows out that teach little: its step is linear in dW.
+constexpr bool is_linear(Optimiser kind) { return state_slots(kind) == 1; }
 
 /// The same as the factors that the update of one element needs, worked out once per step.
 struct UpdateRule {

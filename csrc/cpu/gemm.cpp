@@ -46,11 +46,11 @@ void multiply_part(const Gemm& g, const GemmKernels& kernels, Range rows, Range 
     if (g.trans_b) {
       kernels.pack_rows(g.b + j * g.ldb, g.ldb, cols, g.k, 0, parts(vectors, 2), panels.get());
     } else {
-      kernels.pack_columns(g.b + j, g.ldb, g.k, cols, 0, parts(vectors, 2), panels.get());
+      kernels.pack_columns(g.b + j, g.ldb, g.k, g.idle, cols, 0, parts(vectors, 2), panels.get());
     }
     for (int64_t i = rows.begin; i < rows.end; i += kBlockRows) {
       const int64_t count = std::min(kBlockRows, rows.end - i);
-      const Left a{g.trans_a ? g.a + i : g.a + i * g.lda, g.lda, g.trans_a};
+      const Left a{g.trans_a ? g.a + i : g.a + i * g.lda, g.lda, g.trans_a, g.idle};
       kernels.multiply(count, a, {panels.get(), g.k, vectors}, scratch.get(), block.get(), pitch);
       for (int64_t r = 0; r < count; ++r) {
         float* c = g.c + (i + r) * g.ldc + j;
@@ -86,6 +86,7 @@ void own_gemm(const Provider& provider, const Gemm& g) {
       part.k = std::min(kDepth, g.k - p);
       part.a = g.a + (g.trans_a ? p * g.lda : p);
       part.b = g.b + (g.trans_b ? p : p * g.ldb);
+      if (g.idle != nullptr) part.idle = g.idle + p;
       if (p > 0) part.beta = 1.0f;
       multiply_part(part, kernels, rows, columns);
     }

@@ -15,6 +15,9 @@
 // Where A is transposed, a tile's rows are neighbours in memory and its steps of k far apart, often a page each. A
 // block of it is therefore copied into tiles [k][rows of the tile], which every panel then reads from the second-level
 // cache.
+//
+// Idle steps are passed over while both operands are copied. Blocks end where they end with all steps, and adding
+// zero changes no sum, so the bits are the same; only a zero that underflow left negative keeps its sign.
 #include "gemm_kernels.h"
 
 #include "vec.h"
@@ -96,15 +99,16 @@ void panel_product(int64_t rows, int64_t k, const float* a, int64_t lda, const f
   for (; i < rows; ++i) tile<A, 1, kVectors>(k, a + i * lda, lda, b, add, c + i * ldc, ldc);
 }
 
-/// Steps [p, p + k) of the product.
+/// Packed steps [p, p + k) of the product.
 template <template <int> class A>
-void block_product(int64_t rows, int64_t p, int64_t k, const float* a, int64_t lda, Panels b, float* c, int64_t ldc) {
+void block_product(int64_t rows, int64_t p, int64_t k, const float* a, int64_t lda, Panels b, bool add, float* c,
+                   int64_t ldc) {
   int64_t v = 0;
   for (; v + 2 <= b.vectors; v += 2) {
-    panel_product<A, 2>(rows, k, a, lda, b.data + v * kLanes * b.k + p * 2 * kLanes, p > 0, c + v * kLanes, ldc);
+    panel_product<A, 2>(rows, k, a, lda, b.data + v * kLanes * b.k + p * 2 * kLanes, add, c + v * kLanes, ldc);
   }
   if (v < b.vectors) {
-    panel_product<A, 1>(rows, k, a, lda, b.data + v * kLanes * b.k + p * kLanes, p > 0, c + v * kLanes, ldc);
+    panel_product<A, 1>(rows, k, a, lda, b.data + v * kLanes * b.k + p * kLanes, add, c + v * kLanes, ldc);
   }
 }
 
@@ -115,24 +119,31 @@ inline void copy_rows(const float* from, float* to) {
 }
 
 /// Transposed A as the tiles of panel_product(): the one that begins with row i is [k][its rows] at out + i * k.
-void pack_tiles(int64_t rows, int64_t k, const float* a, int64_t lda, float* out) {
+/// Returns how many steps there are without the idle ones.
+int64_t pack_tiles(int64_t rows, int64_t k, const float* a, int64_t lda, const uint8_t* idle, float* out) {
+  int64_t steps = 0;
   for (int64_t p = 0; p < k; ++p, a += lda) {
+    if (idle != nullptr && idle[p]) continue;
     int64_t i = 0;
-    for (; i + kTileRows <= rows; i += kTileRows) copy_rows<kTileRows>(a + i, out + i * k + p * kTileRows);
-    for (; i + 4 <= rows; i += 4) copy_rows<4>(a + i, out + i * k + p * 4);
-    for (; i < rows; ++i) out[i * k + p] = a[i];
+    for (; i + kTileRows <= rows; i += kTileRows) copy_rows<kTileRows>(a + i, out + i * k + steps * kTileRows);
+    for (; i + 4 <= rows; i += 4) copy_rows<4>(a + i, out + i * k + steps * 4);
+    for (; i < rows; ++i) out[i * k + steps] = a[i];
+    ++steps;
   }
+  return steps;
 }
 
 void multiply(int64_t rows, Left a, Panels b, float* scratch, float* c, int64_t ldc) {
-  int64_t p = 0;
+  int64_t p = 0, packed = 0;
   do {  // at least once: k = 0 has to write zeros
     const int64_t left = b.k - p, k = left < kBlockK ? left : kBlockK;
     if (a.transposed) {
-      pack_tiles(rows, k, a.data + p * a.ld, a.ld, scratch);
-      block_product<PackedRows>(rows, p, k, scratch, k, b, c, ldc);
+      const uint8_t* idle = a.idle != nullptr ? a.idle + p : nullptr;
+      const int64_t steps = pack_tiles(rows, k, a.data + p * a.ld, a.ld, idle, scratch);
+      block_product<PackedRows>(rows, packed, steps, scratch, k, b, p > 0, c, ldc);
+      packed += steps;
     } else {
-      block_product<Rows>(rows, p, k, a.data + p, a.ld, b, c, ldc);
+      block_product<Rows>(rows, p, k, a.data + p, a.ld, b, p > 0, c, ldc);
     }
     p += kBlockK;
   } while (p < b.k);
@@ -195,17 +206,20 @@ void pack_rows(const float* x, int64_t ldx, int64_t rows, int64_t k, int64_t fir
   }
 }
 
-void pack_columns(const float* x, int64_t ldx, int64_t k, int64_t cols, int64_t first, int64_t last, float* panels) {
+void pack_columns(const float* x, int64_t ldx, int64_t k, const uint8_t* idle, int64_t cols, int64_t first,
+                  int64_t last, float* panels) {
   for (int64_t panel = first; panel < last; ++panel) {
     const PanelShape shape(panel, cols);
     float* out = panels + shape.column * k;
     const int64_t left = cols - shape.column;
     for (int64_t p = 0; p < k; ++p) {
+      if (idle != nullptr && idle[p]) continue;
       for (int64_t u = 0; u < shape.width; u += kLanes) {
         const int64_t there = left - u;
         const float* from = x + p * ldx + shape.column + u;
-        store(out + p * shape.width + u, there >= kLanes ? load(from) : (there > 0 ? load(from, there) : zero()));
+        store(out + u, there >= kLanes ? load(from) : (there > 0 ? load(from, there) : zero()));
       }
+      out += shape.width;
     }
   }
 }

@@ -8,7 +8,7 @@ namespace ffkern::cpu {
 /// [k][lanes], when the number of vectors is odd. Missing columns are zero.
 struct Panels {
   const float* data;
-  int64_t k;        // rows of B
+  int64_t k;        // rows of B, idle ones included
   int64_t vectors;  // columns / lanes, rounded up
 };
 
@@ -16,7 +16,8 @@ struct Panels {
 struct Left {
   const float* data;
   int64_t ld;
-  bool transposed;  // element (i, p) is data[p * ld + i] instead of data[i * ld + p]
+  bool transposed;      // element (i, p) is data[p * ld + i] instead of data[i * ld + p]
+  const uint8_t* idle;  // [k] steps that are not packed (Gemm::idle), or null
 };
 
 constexpr int64_t kBlockRows = 96;  // of A that a call of multiply() takes at most
@@ -32,9 +33,9 @@ struct GemmKernels {
 
   /// Panels [first, last) of X^T: the lanes are rows of x[rows, k].
   void (*pack_rows)(const float* x, int64_t ldx, int64_t rows, int64_t k, int64_t first, int64_t last, float* panels);
-  /// Panels [first, last) of X: the lanes are columns of x[k, cols].
-  void (*pack_columns)(const float* x, int64_t ldx, int64_t k, int64_t cols, int64_t first, int64_t last,
-                       float* panels);
+  /// Panels [first, last) of X: the lanes are columns of x[k, cols]. The steps that are not idle lie at the front.
+  void (*pack_columns)(const float* x, int64_t ldx, int64_t k, const uint8_t* idle, int64_t cols, int64_t first,
+                       int64_t last, float* panels);
 };
 
 /// The kernels of the instruction set in use; see row_kernels().

@@ -112,14 +112,15 @@ FFKERN_API void peer_update(const Provider&, int64_t rows, int64_t units, const 
                             float* mean, float* p, float* scratch);
 /// dW [M, K] and db [M] from the h and scale of a forward pass and the coefficients of local_loss(). peer is the p of
 /// peer_update(), added to the rows whose sign is positive, or null; sign may then be null too. scratch:
-/// update_floats().
+/// update_floats() of any optimiser.
 FFKERN_API void gradient(const Provider&, const Layer&, const Activities& kept, const float* coef, const float* sign,
                          const float* peer, float* dweight, float* dbias, float* scratch);
 
-/// The same with the update fused in: dW is never stored whole. scratch: update_floats().
+/// The same with the update fused in: dW is never stored whole. The rows that it leaves out are taken from the kept
+/// ones of stats [kStatCount], for which sign must be there, or stats is null. scratch: update_floats().
 FFKERN_API void update(const Provider&, const Layer&, const Activities& kept, const float* coef, const float* sign,
-                       const float* peer, const OptimiserParams&, const Trained&, float* scratch);
-FFKERN_API int64_t update_floats(const Provider&, const Layer&);
+                       const float* peer, const OptimiserParams&, const Trained&, double* stats, float* scratch);
+FFKERN_API int64_t update_floats(const Provider&, const Layer&, Optimiser);
 
 /// Forward, loss, peer term, gradient and update in one call. Without a peer term a large batch goes through in chunks,
 /// and the scratch grows by a few numbers a row only. scratch: step_floats(), with `peer` true if peer_mean is given.
@@ -136,7 +137,7 @@ struct Step {
   double* stats = nullptr;         // [kStatCount] += what this batch adds up to
 };
 FFKERN_API void step(const Provider&, const Step&, float* scratch);
-FFKERN_API int64_t step_floats(const Provider&, const Layer&, bool peer);
+FFKERN_API int64_t step_floats(const Provider&, const Layer&, bool peer, Optimiser);
 
 // ---- prediction
 

@@ -58,7 +58,8 @@ void weight_product(const Provider& provider, const Layer& layer, ProductRows ro
                            .ldb = rows.ldx,
                            .beta = add ? 1.0f : 0.0f,
                            .c = dweight,
-                           .ldc = layer.inputs});
+                           .ldc = layer.inputs,
+                           .idle = rows.idle});
 }
 
 /// Sums over rows that a slice keeps for itself: db [M], then the label columns [classes + 1, M].
@@ -263,16 +264,17 @@ struct GradientScratch {
   }
 };
 
-/// r dz of every image and the slice sums, from kept activities; notes what each row teaches, unless lessons is null.
+/// r dz of every image and the slice sums, from kept activities; notes what each row teaches, unless lessons is null,
+/// with norms if `masses`.
 void sweep_gradients(const Provider& provider, const RowKernels& kernels, const Layer& layer, const Activities& kept,
                      const float* coef, const float* sign, const float* peer, const GradientScratch& scratch,
-                     const Lessons* lessons) {
+                     const Lessons* lessons, bool masses) {
   const SliceSums& sums = scratch.sums;
   sums.clear();
   parallel_tasks(provider, sums.slices, [&](int64_t s) {
     for (int64_t i = slice_begin(layer.images, sums.slices, s); i < slice_begin(layer.images, sums.slices, s + 1);
          ++i) {
-      const float x_norm = lessons != nullptr ? length_of(layer, kernels, i) : 0.0f;
+      const float x_norm = masses ? length_of(layer, kernels, i) : 0.0f;
       for (int64_t v = 0; v < layer.variants; ++v) {
         const int64_t at = v * layer.images + i;
         const float* h = kept.h + at * layer.units;
@@ -282,13 +284,14 @@ void sweep_gradients(const Provider& provider, const RowKernels& kernels, const 
           h = wide;
         }
         if (lessons != nullptr) {
-          const float h_norm = std::sqrt(kernels.sum_sq(h, layer.units));
+          const float h_norm = masses ? std::sqrt(kernels.sum_sq(h, layer.units)) : 0.0f;
           lessons->note(layer, i, v == 0, coef[at], kept.scale[at], h_norm, x_norm, peer != nullptr && sign[at] > 0);
         }
         gradient_row(layer, kernels, sums, s, v, at,
                      row_gradient(layer, coef[at], kept.scale[at], peer, sign != nullptr ? sign[at] : 0.0f), h,
                      scratch.rdz + i * layer.units);
       }
+      if (lessons != nullptr) lessons->check(kernels, layer, i, scratch.rdz + i * layer.units);
       if (i % kRunRows == kRunRows - 1) sums.flush(s);
     }
   });
@@ -297,18 +300,12 @@ void sweep_gradients(const Provider& provider, const RowKernels& kernels, const 
 
 }  // namespace
 
-int64_t gradient_floats(const Provider& provider, const Layer& layer) {
-  Arena arena(nullptr);
-  GradientScratch(arena, provider, layer);
-  return arena.used();
-}
-
 void gradient(const Provider& provider, const Layer& layer, const Activities& kept, const float* coef,
               const float* sign, const float* peer, float* dweight, float* dbias, float* scratch) {
   const RowKernels& kernels = row_kernels();
   Arena arena(scratch);
   GradientScratch parts(arena, provider, layer);
-  sweep_gradients(provider, kernels, layer, kept, coef, sign, peer, parts, nullptr);
+  sweep_gradients(provider, kernels, layer, kept, coef, sign, peer, parts, nullptr, false);
   std::memcpy(dbias, parts.sums.db(), sizeof(float) * layer.units);
   if (parts.low) {
     pack_operands(provider, layer, 0, {layer.images}, parts.rdz, *parts.low);
@@ -319,23 +316,23 @@ void gradient(const Provider& provider, const Layer& layer, const Activities& ke
   scatter_labels(layer, parts.sums, 0, layer.units, dweight);
 }
 
-int64_t update_floats(const Provider& provider, const Layer& layer) {
+int64_t update_floats(const Provider& provider, const Layer& layer, Optimiser optimiser) {
   Arena arena(nullptr);
   GradientScratch(arena, provider, layer);
-  Lessons(arena, layer);
+  Lessons(arena, layer, is_linear(optimiser));
   arena.take(block_floats(provider, layer));
   return arena.used();
 }
 
 void update(const Provider& provider, const Layer& layer, const Activities& kept, const float* coef, const float* sign,
-            const float* peer, const OptimiserParams& params, const Trained& trained, float* scratch) {
+            const float* peer, const OptimiserParams& params, const Trained& trained, double* stats, float* scratch) {
   const RowKernels& kernels = row_kernels();
+  const bool bounded = params.row_tolerance > 0;
   Arena arena(scratch);
   GradientScratch parts(arena, provider, layer);
-  const Lessons lessons(arena, layer);
+  const Lessons lessons(arena, layer, bounded);
   float* dweight = arena.take(block_floats(provider, layer));
-  sweep_gradients(provider, kernels, layer, kept, coef, sign, peer, parts,
-                  params.row_tolerance > 0 ? &lessons : nullptr);
+  sweep_gradients(provider, kernels, layer, kept, coef, sign, peer, parts, &lessons, bounded);
   if (parts.low) {
     pack_operands(provider, layer, 0, lessons.keep_low(kernels, layer, params.row_tolerance, peer), parts.rdz,
                   *parts.low);
@@ -345,6 +342,7 @@ void update(const Provider& provider, const Layer& layer, const Activities& kept
     update_blocks(provider, kernels, layer, parts.sums, rows, parts.rdz, params, trained, dweight);
   }
   update_bias(kernels, layer.units, params, trained, parts.sums.db());
+  if (stats != nullptr) lessons.count(layer, sign, stats);
 }
 
 namespace {
@@ -360,11 +358,15 @@ struct StepScratch {
   float* variant_h = nullptr;  // [slices, V, M] activities of one image, when nobody keeps them
   float* peer_sums = nullptr;  // [slices, 2, M]
   float* p = nullptr;
-  std::optional<Lessons> lessons;  // of a batch in one chunk
   std::optional<LowOperands> low;  // of rows of bfloat16
+  bool bounded;                    // rows that teach little may be left out: of a batch in one chunk
+  Lessons lessons;
 
-  StepScratch(Arena& arena, const Provider& provider, const Layer& layer, bool peer)
-      : chunk(chunk_images(layer, peer)), sums(arena, provider, layer) {
+  StepScratch(Arena& arena, const Provider& provider, const Layer& layer, bool peer, bool linear)
+      : chunk(chunk_images(layer, peer)),
+        sums(arena, provider, layer),
+        bounded(linear && chunk == layer.images),
+        lessons(arena, layer, bounded) {
     coef = arena.take(layer.rows());
     scale = arena.take(layer.rows());
     norm = arena.take(layer.images);
@@ -379,7 +381,6 @@ struct StepScratch {
       peer_sums = arena.take(sums.slices * 2 * layer.units);
       p = arena.take(layer.units);
     }
-    if (chunk == layer.images) lessons.emplace(arena, layer);
     if (layer.x_low != nullptr) low.emplace(arena, layer, chunk + 1);
   }
 
@@ -402,7 +403,6 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
   const Layer& layer = step.layer;
   const SliceSums& sums = scratch.sums;
   const int64_t units = layer.units, slices = sums.slices;
-  const bool note = scratch.lessons && step.optimiser.row_tolerance > 0;
   parallel_tasks(provider, slices, [&](int64_t s) {
     double* stats = scratch.stats + s * kStatCount;
     for (int64_t i = begin + slice_begin(count, slices, s); i < begin + slice_begin(count, slices, s + 1); ++i) {
@@ -412,7 +412,7 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
         return layer.classes > 0 ? scratch.variant_h + (s * layer.variants + v) * units : z;
       };
       if (pass.lesson) scratch.norm[i] = input_norm(layer, kernels, i);
-      const float x_norm = pass.lesson && note ? length_of(layer, kernels, i, scratch.norm[i]) : 0.0f;
+      const float x_norm = pass.lesson && scratch.bounded ? length_of(layer, kernels, i, scratch.norm[i]) : 0.0f;
       // Variants that nobody keeps are computed again when the lesson was in an earlier pass.
       if (pass.lesson || (layer.classes > 0 && step.keep_h == nullptr)) {
         for (int64_t v = 0; v < layer.variants; ++v) {
@@ -422,10 +422,8 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
           if (step.keep_h_low != nullptr) pair_kernels().narrow(activities(v), step.keep_h_low + at * units, units);
           scratch.scale[at] = row.scale;
           scratch.coef[at] = row_lesson(step.lesson, layer.rows(), at, row.goodness, stats);
-          if (note) {
-            scratch.lessons->note(layer, i, v == 0, scratch.coef[at], row.scale, row.h_norm, x_norm,
-                                  scratch.p != nullptr && step.lesson.sign[at] > 0);
-          }
+          scratch.lessons.note(layer, i, v == 0, scratch.coef[at], row.scale, row.h_norm, x_norm,
+                               scratch.p != nullptr && step.lesson.sign[at] > 0);
           if (step.keep_h_norm != nullptr) step.keep_h_norm[at] = row.h_norm;
           if (scratch.p != nullptr && step.lesson.sign[at] > 0) {
             kernels.add(activities(v), scratch.peer_sums + s * 2 * units, units);
@@ -442,6 +440,7 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
                      row_gradient(layer, scratch.coef[at], scratch.scale[at], scratch.p, step.lesson.sign[at]),
                      activities(v), z);
       }
+      scratch.lessons.check(kernels, layer, i, z);
       if (i % kRunRows == kRunRows - 1) sums.flush(s);
     }
   });
@@ -449,9 +448,9 @@ void sweep(const Provider& provider, const RowKernels& kernels, const Step& step
 
 }  // namespace
 
-int64_t step_floats(const Provider& provider, const Layer& layer, bool peer) {
+int64_t step_floats(const Provider& provider, const Layer& layer, bool peer, Optimiser optimiser) {
   Arena arena(nullptr);
-  StepScratch(arena, provider, layer, peer);
+  StepScratch(arena, provider, layer, peer, is_linear(optimiser));
   return arena.used();
 }
 
@@ -460,7 +459,7 @@ void step(const Provider& provider, const Step& step, float* memory) {
   const Layer& layer = step.layer;
   const bool peer = step.peer_mean != nullptr;
   Arena arena(memory);
-  StepScratch scratch(arena, provider, layer, peer);
+  StepScratch scratch(arena, provider, layer, peer, step.optimiser.row_tolerance > 0);
   const int64_t slices = scratch.sums.slices;
 
   scratch.sums.clear();
@@ -484,15 +483,15 @@ void step(const Provider& provider, const Step& step, float* memory) {
       pack_operands(provider, layer, begin, {count}, scratch.z, *scratch.low);
       low_weight_product(provider, layer, *scratch.low, begin > 0, scratch.dweight);
     } else if (chunked) {
-      weight_product(provider, layer, {count, layer.x + begin * layer.ldx, layer.ldx}, scratch.z, 0, layer.units,
-                     begin > 0, scratch.dweight);
+      weight_product(provider, layer, scratch.lessons.all(layer, begin, count), scratch.z, 0, layer.units, begin > 0,
+                     scratch.dweight);
     }
   }
   scratch.sums.reduce(layer, scratch.p, peer ? count_positive(layer.rows(), step.lesson.sign) : 0);
 
   if (scratch.low) {
     if (!chunked) {
-      const SummedRows rows = scratch.lessons->keep_low(kernels, layer, step.optimiser.row_tolerance, scratch.p);
+      const SummedRows rows = scratch.lessons.keep_low(kernels, layer, step.optimiser.row_tolerance, scratch.p);
       pack_operands(provider, layer, 0, rows, scratch.z, *scratch.low);
     }
     low_update(provider, kernels, layer, scratch.sums, chunked ? nullptr : &*scratch.low, step.optimiser, step.trained,
@@ -501,7 +500,7 @@ void step(const Provider& provider, const Step& step, float* memory) {
     scatter_labels(layer, scratch.sums, 0, layer.units, scratch.dweight);
     update_units(provider, kernels, layer, step.optimiser, step.trained, 0, layer.units, scratch.dweight);
   } else {
-    const ProductRows rows = scratch.lessons->keep(kernels, layer, step.optimiser.row_tolerance, scratch.p, scratch.z);
+    const ProductRows rows = scratch.lessons.keep(kernels, layer, step.optimiser.row_tolerance, scratch.p, scratch.z);
     update_blocks(provider, kernels, layer, scratch.sums, rows, scratch.z, step.optimiser, step.trained,
                   scratch.dweight);
   }
@@ -509,6 +508,7 @@ void step(const Provider& provider, const Step& step, float* memory) {
   for (int64_t s = 0; s < slices; ++s) {
     for (int k = 0; k < kStatCount; ++k) step.stats[k] += scratch.stats[s * kStatCount + k];
   }
+  scratch.lessons.count(layer, step.lesson.sign, step.stats);
 }
 
 }  // namespace ffkern::cpu

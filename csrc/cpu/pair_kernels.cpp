@@ -179,7 +179,8 @@ PairRows left(const uint32_t* packed, int64_t pairs, int64_t first) {
 
 // ---------------------------------------------------------------- product in vector registers
 
-constexpr int64_t kBlockPairs = 512;  // steps that add up in registers: their panels come from the second-level cache
+constexpr int64_t kBlockPairs =
+    kExactPairs;  // steps that add up in registers: their panels come from the second-level cache
 
 #if FFKERN_LEVEL == 2 && defined(__AVX512BF16__)
 constexpr int kTileRows = 8, kTilePanels = 3;

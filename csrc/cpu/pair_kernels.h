@@ -32,7 +32,8 @@ struct PairPanels {
   int64_t pitch;  // pairs from one panel to the next
 };
 
-constexpr int64_t kPackSteps = 16;  // pairs that pack_left() and pack_right() take in one call
+constexpr int64_t kExactPairs = 512;  // that every kernel adds up without a stop in between
+constexpr int64_t kPackSteps = 16;    // pairs that pack_left() and pack_right() take in one call
 
 struct PairKernels {
   const char* name;

@@ -24,6 +24,9 @@ struct Gemm {
   float beta = 0.0f;  // 0: C is not read, so it may hold NaN; or 1
   float* c = nullptr;
   int64_t ldc = 0;
+  /// [k] or null: 1 where a step adds nothing, because its row of A is zero and its row of B finite. A product may
+  /// leave such steps out if that changes no bit, or not look here. With trans_a and without trans_b only.
+  const uint8_t* idle = nullptr;
 };
 
 struct Provider {

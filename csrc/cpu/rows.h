@@ -106,6 +106,7 @@ inline float row_lesson(const Lesson& lesson, int64_t rows, int64_t row, float g
   const bool positive = sign > 0;
   stats[positive ? kStatGoodnessPos : kStatGoodnessNeg] += goodness;
   stats[positive ? kStatRowsPos : kStatRowsNeg] += 1;
+  stats[positive ? kStatKeptPos : kStatKeptNeg] += 1;  // until an update leaves it out
   if (positive && goodness > lesson.loss.threshold) stats[kStatCorrectPos] += 1;
   if (!positive && goodness < lesson.loss.threshold) stats[kStatCorrectNeg] += 1;
   return r.coef;

@@ -29,11 +29,38 @@
 
 namespace ffkern::cuda {
 
+/// The rows of the product: all, or those that still teach, which have splits of their own.
+template <class Tile>
+struct GradientRows {
+  const void *h, *x;
+  const float *factor, *peer_factor;
+  int64_t h_pitch, x_pitch;
+  int begin, end;  // of this split
+
+  __device__ __forceinline__ explicit GradientRows(const GradientParams& p)
+      : h(p.h), x(p.x), factor(p.factor), peer_factor(p.peer_factor), h_pitch(p.h_pitch), x_pitch(p.x_pitch) {
+    int rows = p.rows, split = p.split_rows;
+    if (p.kept != nullptr && *p.kept >= 0) {
+      rows = *p.kept;
+      const int share = (rows + static_cast<int>(gridDim.y) - 1) / static_cast<int>(gridDim.y);
+      split = (share + Tile::kTileK - 1) / Tile::kTileK * Tile::kTileK;
+      h = p.kept_h;
+      x = p.kept_x;
+      factor = p.factor != nullptr ? p.kept_factor : nullptr;
+      peer_factor = p.peer_factor != nullptr ? p.kept_peer_factor : nullptr;
+      h_pitch = p.kept_h_pitch;
+      x_pitch = p.kept_x_pitch;
+    }
+    begin = min(static_cast<int>(blockIdx.y) * split, rows);
+    end = min(begin + split, rows);
+  }
+};
+
 /// Starts the copies of the factors of one stage's rows; beyond the last row they are zero.
 template <class Tile>
-__device__ __forceinline__ void load_factors(const GradientParams& p, uint32_t stage, int row, int row_end) {
+__device__ __forceinline__ void load_factors(const GradientRows<Tile>& rows, uint32_t stage, int row, int row_end) {
   const int k = threadIdx.x % Tile::kTileK;
-  const float* factors = threadIdx.x < Tile::kTileK ? p.factor : p.peer_factor;
+  const float* factors = threadIdx.x < Tile::kTileK ? rows.factor : rows.peer_factor;
   if (threadIdx.x >= 2 * Tile::kTileK || factors == nullptr) return;
   copy_async<4>(stage + threadIdx.x * 4, factors + row + k, row + k < row_end ? 4 : 0);
 }
@@ -68,12 +95,13 @@ __device__ __forceinline__ void gradient_kernel(const GradientParams& p) {
   const BlockTile tile(p.tiles_m, p.tiles_n);
   const GradientTarget& t = p.target;
   const int unit0 = tile.m * Tile::kTileM, input0 = tile.n * Tile::kTileN;
-  const int row0 = blockIdx.y * p.split_rows, row_end = min(row0 + p.split_rows, p.rows);
+  const GradientRows<Tile> rows(p);
+  const int row0 = rows.begin, row_end = rows.end;
   WarpTile<Tile> warp;
 
-  const TileLoader<Tile, Tile::kTileK, Tile::kTileM * kElement, kSwizzle> h(p.h, p.h_pitch, row0, unit0, row_end,
+  const TileLoader<Tile, Tile::kTileK, Tile::kTileM * kElement, kSwizzle> h(rows.h, rows.h_pitch, row0, unit0, row_end,
                                                                             t.units, 0);
-  const TileLoader<Tile, Tile::kTileK, Tile::kTileN * kElement, kSwizzle> x(p.x, p.x_pitch, row0, input0, row_end,
+  const TileLoader<Tile, Tile::kTileK, Tile::kTileN * kElement, kSwizzle> x(rows.x, rows.x_pitch, row0, input0, row_end,
                                                                             t.inputs, t.classes);
   const RowFactors factors = {p.factor != nullptr, p.mask, p.peer_factor != nullptr};
   const float power = p.power != nullptr ? p.power[0] : 1.0f;
@@ -88,7 +116,7 @@ __device__ __forceinline__ void gradient_kernel(const GradientParams& p) {
   const auto fill = [&](uint32_t stage, int k) {
     h.load(stage, k * Tile::kTileK, 0);
     x.load(stage + Tile::kTileBytesM, k * Tile::kTileK, 0);
-    load_factors<Tile>(p, stage + Tile::kStageBytes, row0 + k * Tile::kTileK, row_end);
+    load_factors(rows, stage + Tile::kStageBytes, row0 + k * Tile::kTileK, row_end);
   };
   const auto multiply = [&](uint32_t stage, int) {
     multiply_stage<Math>(warp, [&](Sums<Tile>& sums) {

@@ -7,11 +7,15 @@
 #include "layer.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <optional>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "instances.h"
+#include "lessons.h"
 #include "workspace.h"
 
 namespace ffkern::cuda {
@@ -278,12 +282,50 @@ int64_t peer_bytes(int64_t rows, int64_t units) {
 
 namespace {
 
+/// Whether fewer rows can pay for being chosen: that costs three launches, or four, and a pass over the rows, and
+/// leaves at least half of the product. $FFKERN_CUDA_LEAVE_OUT decides instead where it is set.
+bool may_leave_out(const Layer& layer) {
+  const char* set = std::getenv("FFKERN_CUDA_LEAVE_OUT");
+  const std::string wanted = set != nullptr ? set : "";
+  if (wanted == "always") return layer.images > 0;
+  if (wanted == "never") return false;
+  if (!wanted.empty()) {
+    throw std::invalid_argument("ffkern: FFKERN_CUDA_LEAVE_OUT is '" + wanted + "'; expected 'always' or 'never'.");
+  }
+  constexpr double kWide = 0x1p31, kNarrow = 0x1p33;  // multiply-adds, of 4 bytes and of 2
+  return static_cast<double>(layer.images) * static_cast<double>(layer.units) * static_cast<double>(layer.inputs) >=
+         (layer.storage() == Storage::kFloat32 ? kWide : kNarrow);
+}
+
+/// What leaving rows out writes: choice and copies.
+struct LessonsScratch {
+  LessonsParams p;
+
+  LessonsScratch(Workspace& workspace, const Layer& layer) {
+    p.most = layer.images / 2;
+    const int64_t rows = p.most + kOwedRows, element = storage_bytes(layer.storage());
+    const auto aligned_pitch = [&](int64_t columns) { return parts(columns * element, 16) * 16 / element; };
+    p.kept_operand_pitch = aligned_pitch(layer.units);
+    p.kept_x_pitch = aligned_pitch(layer.inputs);
+    p.mass = workspace.take<double>(layer.images);
+    p.owed = workspace.take<float>(layer.images);
+    p.slot = workspace.take<int>(layer.images);
+    p.kept = workspace.take<int>(1);
+    p.kept_operand = workspace.take<char>(rows * p.kept_operand_pitch * element);
+    p.kept_x = workspace.take<char>(rows * p.kept_x_pitch * element);
+    p.kept_factor = workspace.take<float>(rows);
+    p.kept_peer_factor = workspace.take<float>(rows);
+  }
+};
+
 struct GradientScratch {
   float *factor, *peer_factor, *partial_max, *power, *positives, *peer_max, *column_sums, *parts_of_dw;
   void* operand = nullptr;
   UpdateRule* rules;
+  std::optional<LessonsScratch> lessons;
 
-  GradientScratch(Workspace& workspace, const Queue& queue, const Layer& layer) {
+  /// bounded: rows may be left out.
+  GradientScratch(Workspace& workspace, const Queue& queue, const Layer& layer, bool bounded) {
     checked_size("rows", layer.images);  // before anything is launched
     factor = workspace.take<float>(layer.rows());
     peer_factor = workspace.take<float>(layer.rows());
@@ -296,6 +338,7 @@ struct GradientScratch {
     parts_of_dw = workspace.take<float>(gradient_parts(queue, layer.product, layer.images, layer.units, layer.inputs));
     if (layer.classes > 0) operand = workspace.take<float>(layer.images * layer.units);  // float32 at most
     rules = workspace.take<UpdateRule>(2);
+    if (bounded && may_leave_out(layer)) lessons.emplace(workspace, layer);
   }
 };
 
@@ -357,9 +400,52 @@ GradientTarget target_of(const Layer& layer, const GradientScratch& scratch, con
   return t;
 }
 
-/// Everything behind `finish`: sums over the batch, the product, the target.
+/// What decides about leaving rows out.
+struct Choice {
+  double tolerance = 0.0;
+  const float* h_norm = nullptr;  // [rows] or null: computed
+  double* stats = nullptr;        // or null
+};
+
+/// Gathers the rows that still teach for the product `g`.
+void leave_out(const Queue& queue, const Layer& layer, const Kept& kept, const Choice& choice, LessonsParams p,
+               GradientParams& g) {
+  p.storage = layer.storage();
+  p.x = layer.x;
+  p.x_pitch = layer.x_pitch;
+  p.h = kept.h;
+  p.h_pitch = kept.pitch;
+  p.operand = g.h;
+  p.operand_pitch = g.h_pitch;
+  p.h_norm = choice.h_norm;
+  p.coef = kept.coef;
+  p.scale = kept.scale;
+  p.sign = kept.sign;
+  p.peer = kept.peer;
+  p.factor = g.factor;
+  p.peer_factor = g.peer_factor;
+  p.power = g.power;
+  p.tolerance = choice.tolerance;
+  p.images = layer.images;
+  p.variants = static_cast<int>(layer.variants);
+  p.units = static_cast<int>(layer.units);
+  p.inputs = static_cast<int>(layer.inputs);
+  p.classes = static_cast<int>(layer.classes);
+  p.kind = layer.kind.goodness;
+  p.stats = choice.stats;
+  cuda::leave_out(queue, p);
+  g.kept = p.kept;
+  g.kept_h = p.kept_operand;
+  g.kept_x = p.kept_x;
+  g.kept_factor = p.kept_factor;
+  g.kept_peer_factor = p.kept_peer_factor;
+  g.kept_h_pitch = p.kept_operand_pitch;
+  g.kept_x_pitch = p.kept_x_pitch;
+}
+
+/// Everything behind `finish`: sums over the batch, the rows that still teach, the product, the target.
 void run_gradient(const Queue& queue, const Layer& layer, const Kept& kept, const GradientScratch& scratch,
-                  GradientTarget target) {
+                  GradientTarget target, const Choice& choice = {}) {
   const float* power = layer.product == Product::kF16 ? scratch.power : nullptr;
   SumsParams s;
   s.h = kept.h;
@@ -404,12 +490,13 @@ void run_gradient(const Queue& queue, const Layer& layer, const Kept& kept, cons
     target.positives = scratch.positives;
   }
   g.target = target;
+  if (scratch.lessons) leave_out(queue, layer, kept, choice, scratch.lessons->p, g);
   gradient_product(queue, layer.product, g, scratch.parts_of_dw);
 }
 
 /// Factors and powers for activities whose coefficients are known, then the gradient.
 void gradient_of(const Queue& queue, const Layer& layer, const Kept& kept, const GradientScratch& scratch,
-                 const GradientTarget& target, const Trained* trained) {
+                 const GradientTarget& target, const Trained* trained, const Choice& choice = {}) {
   const bool peer = kept.peer != nullptr;
   RowsParams r;
   r.rows = layer.rows();
@@ -423,29 +510,31 @@ void gradient_of(const Queue& queue, const Layer& layer, const Kept& kept, const
   }
   const FinishParams f = finish_params(layer, scratch, peer, trained);
   if (f.power != nullptr || f.rules != nullptr) finish(queue, f);
-  run_gradient(queue, layer, kept, scratch, target);
+  run_gradient(queue, layer, kept, scratch, target, choice);
 }
 
 }  // namespace
 
 void gradient(const Queue& queue, const Layer& layer, const Kept& kept, float* dweight, float* dbias, void* memory) {
   Workspace workspace(memory);
-  const GradientScratch scratch(workspace, queue, layer);
+  const GradientScratch scratch(workspace, queue, layer, false);
   GradientTarget target = target_of(layer, scratch);
   target.dweight = dweight;
   target.dbias = dbias;
   gradient_of(queue, layer, kept, scratch, target, nullptr);
 }
 
-void update(const Queue& queue, const Layer& layer, const Kept& kept, const Trained& trained, void* memory) {
+void update(const Queue& queue, const Layer& layer, const Kept& kept, const Trained& trained, double* stats,
+            void* memory) {
+  const double tolerance = trained.optimiser.row_tolerance;
   Workspace workspace(memory);
-  const GradientScratch scratch(workspace, queue, layer);
-  gradient_of(queue, layer, kept, scratch, target_of(layer, scratch, trained), &trained);
+  const GradientScratch scratch(workspace, queue, layer, tolerance > 0);
+  gradient_of(queue, layer, kept, scratch, target_of(layer, scratch, trained), &trained, {tolerance, nullptr, stats});
 }
 
-int64_t gradient_bytes(const Queue& queue, const Layer& layer) {
+int64_t gradient_bytes(const Queue& queue, const Layer& layer, Optimiser optimiser) {
   Workspace workspace(nullptr);
-  GradientScratch(workspace, queue, layer);
+  GradientScratch(workspace, queue, layer, is_linear(optimiser));
   return workspace.used();
 }
 
@@ -460,8 +549,8 @@ struct StepScratch {
   float *goodness, *scale, *h_norm, *coef;
   float *peer_sums = nullptr, *p = nullptr;
 
-  StepScratch(Workspace& workspace, const Queue& queue, const Layer& layer, bool peer)
-      : forward(workspace, layer), gradient(workspace, queue, layer), stats(workspace, layer.rows()) {
+  StepScratch(Workspace& workspace, const Queue& queue, const Layer& layer, bool peer, bool bounded)
+      : forward(workspace, layer), gradient(workspace, queue, layer, bounded), stats(workspace, layer.rows()) {
     goodness = workspace.take<float>(layer.rows());
     scale = workspace.take<float>(layer.rows());
     h_norm = workspace.take<float>(layer.rows());
@@ -479,7 +568,8 @@ void step(const Queue& queue, const Step& step, void* memory) {
   const Layer& layer = step.layer;
   const bool peer = step.peer_mean != nullptr;
   Workspace workspace(memory);
-  const StepScratch scratch(workspace, queue, layer, peer);
+  const double tolerance = step.trained.optimiser.row_tolerance;
+  const StepScratch scratch(workspace, queue, layer, peer, tolerance > 0);
   Activities wanted;
   wanted.h = step.keep_h;
   wanted.storage = step.keep_storage;
@@ -505,17 +595,18 @@ void step(const Queue& queue, const Step& step, void* memory) {
   f.stats = step.stats;
   finish(queue, f);
   const Kept kept = {own.out.h, own.out.pitch, scratch.scale, scratch.coef, step.lesson.sign, scratch.p};
-  run_gradient(queue, layer, kept, scratch.gradient, target_of(layer, scratch.gradient, step.trained));
+  run_gradient(queue, layer, kept, scratch.gradient, target_of(layer, scratch.gradient, step.trained),
+               {tolerance, wanted.h_norm, step.stats});
 }
 
-int64_t step_bytes(const Queue& queue, const Layer& given, bool peer) {
+int64_t step_bytes(const Queue& queue, const Layer& given, bool peer, Optimiser optimiser) {
   int64_t most = 0;
   for (const Product product : {Product::kBf16, Product::kF32}) {  // by the size of an element
     Layer layer = given;
     layer.product = product;
     layer.weight_storage = Storage::kFloat32;
     Workspace workspace(nullptr);
-    StepScratch(workspace, queue, layer, peer);
+    StepScratch(workspace, queue, layer, peer, is_linear(optimiser));
     OwnActivities(workspace, layer, {}, true);
     most = std::max(most, workspace.used());
   }

@@ -118,9 +118,11 @@ struct Kept {
 };
 /// dW [units, inputs] and db [units].
 FFKERN_API void gradient(const Queue&, const Layer&, const Kept&, float* dweight, float* dbias, void* scratch);
-/// The same with the update fused in.
-FFKERN_API void update(const Queue&, const Layer&, const Kept&, const Trained&, void* scratch);
-FFKERN_API int64_t gradient_bytes(const Queue&, const Layer&);
+/// The same with the update fused in. The rows that it leaves out are taken from the kept ones of stats [kStatCount],
+/// for which kept.sign must be there, or stats is null.
+FFKERN_API void update(const Queue&, const Layer&, const Kept&, const Trained&, double* stats, void* scratch);
+/// Of a gradient by any optimiser's name.
+FFKERN_API int64_t gradient_bytes(const Queue&, const Layer&, Optimiser);
 
 /// Forward, loss, peer term, gradient and update. scratch: step_bytes(), with `peer` true if peer_mean is given.
 struct Step {
@@ -136,7 +138,7 @@ struct Step {
 };
 FFKERN_API void step(const Queue&, const Step&, void* scratch);
 /// Enough for any storage and alignment of these sizes.
-FFKERN_API int64_t step_bytes(const Queue&, const Layer&, bool peer);
+FFKERN_API int64_t step_bytes(const Queue&, const Layer&, bool peer, Optimiser);
 
 // ---- prediction
 

@@ -151,6 +151,13 @@ struct GradientParams {
   const float* peer = nullptr;         // [units]
   const float* power = nullptr;        // [2] power of two on the factors and its inverse, or null
   float* partial = nullptr;            // [splits, units, inputs]; null: the target is finished here
+  // The rows that still teach, gathered (lessons.h); kept null, or less than 0 on the device: all rows, as above.
+  const int* kept = nullptr;                // [1] rows of these
+  const void* kept_h = nullptr;             // [kept, units]
+  const void* kept_x = nullptr;             // [kept, inputs]
+  const float* kept_factor = nullptr;       // [kept]
+  const float* kept_peer_factor = nullptr;  // [kept]
+  int64_t kept_h_pitch = 0, kept_x_pitch = 0;
   int64_t h_pitch = 0, x_pitch = 0;
   int rows = 0;
   int split_rows = 0;  // rows of one split, a multiple of kTileK

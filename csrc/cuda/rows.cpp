@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "lessons.h"
+
 namespace ffkern::cuda {
 
 void rows(const Queue& queue, const RowsParams& p) {
@@ -52,6 +54,16 @@ void update(const Queue& queue, const UpdateParams& p) {
   const int64_t columns = p.partial != nullptr ? parts(t.inputs, kUpdateThreads * (p.wide ? 4 : 1)) : 1;
   launch(queue, kImageRows, "ffkern_update", {weight_blocks + other_blocks, std::max<int64_t>(columns, 1 + t.classes)},
          kUpdateThreads, 0, p);
+}
+
+void leave_out(const Queue& queue, const LessonsParams& p) {
+  constexpr int kWarps = kLessonsThreads / 32;
+  launch(queue, kImageRows, "ffkern_masses", {parts(p.images, kWarps)}, kLessonsThreads, 0, p);
+  launch(queue, kImageRows, "ffkern_choose", {}, kLessonsThreads, 0, p);
+  launch(queue, kImageRows, "ffkern_gather", {p.images}, kLessonsThreads, 0, p);
+  if (p.peer == nullptr) return;
+  const int64_t columns = parts(std::max(p.inputs, p.units), kLessonsThreads);
+  launch(queue, kImageRows, "ffkern_owed", {columns, kOwedRows}, kLessonsThreads, 0, p);
 }
 
 void convert(const Queue& queue, const ConvertParams& p) {

@@ -20,6 +20,7 @@
 #include "../core/math.h"
 #include "elements.cuh"
 #include "label.cuh"
+#include "lessons.h"
 #include "rows.h"
 #include "target.cuh"
 
@@ -84,6 +85,8 @@ extern "C" __global__ void __launch_bounds__(kRowsThreads) ffkern_rows(const __g
     stats[kStatCorrectNeg] = !positive && goodness < p.loss.threshold;
     stats[kStatRowsPos] = positive;
     stats[kStatRowsNeg] = !positive;
+    stats[kStatKeptPos] = positive;  // until an update leaves it out
+    stats[kStatKeptNeg] = !positive;
   }
   if (inside) {
     if (p.sign != nullptr) {
@@ -122,8 +125,8 @@ extern "C" __global__ void __launch_bounds__(kRowsThreads) ffkern_rows(const __g
 }
 
 extern "C" __global__ void __launch_bounds__(256) ffkern_finish(const __grid_constant__ FinishParams p) {
-  const int statistic = threadIdx.x / 32, lane = threadIdx.x % 32;  // a warp each
-  if (p.partial_stats != nullptr && statistic < p.count) {
+  const int lane = threadIdx.x % 32;
+  for (int statistic = threadIdx.x / 32; p.partial_stats != nullptr && statistic < p.count; statistic += 8) {  // a warp
     double sum = 0.0;
     for (int64_t b = lane; b < p.blocks; b += 32) sum += p.partial_stats[b * p.count + statistic];
     for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
@@ -338,6 +341,151 @@ extern "C" __global__ void __launch_bounds__(kUpdateThreads) ffkern_update(const
   } else {
     finish(Floats<1>{});
   }
+}
+
+// ---------------------------------------------------------------- rows that still teach (lessons.h)
+
+namespace {
+
+/// `value` summed over the lanes of a warp, in all of them.
+__device__ float warp_sum(float value) {
+  for (int step = 1; step < 32; step *= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  return value;
+}
+
+/// Norm of elements [begin, end) of a matrix in memory, by a warp.
+__device__ float warp_norm(const void* matrix, Storage storage, int64_t begin, int64_t end) {
+  float sum = 0.0f;
+  for (int64_t at = begin + threadIdx.x % 32; at < end; at += 32) {
+    const float value = load_element(matrix, storage, at);
+    sum = fmaf(value, value, sum);
+  }
+  return sqrtf(warp_sum(sum));
+}
+
+/// Copies a row of `count` elements by all threads of the block, 16 bytes at a time where it can.
+__device__ __forceinline__ void copy_row(const void* from, void* to, int64_t from_row, int64_t to_row, int count, int element) {
+  const auto* source = static_cast<const char*>(from) + from_row * element;
+  auto* target = static_cast<char*>(to) + to_row * element;
+  const int bytes = count * element;
+  const int wide =
+      (reinterpret_cast<uintptr_t>(source) | reinterpret_cast<uintptr_t>(target)) % 16 == 0 ? bytes / 16 : 0;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < wide; i += kLessonsThreads) {
+    reinterpret_cast<uint4*>(target)[i] = reinterpret_cast<const uint4*>(source)[i];
+  }
+#pragma unroll 1
+  for (int i = wide * 8 + threadIdx.x; i < bytes / 2; i += kLessonsThreads) {
+    reinterpret_cast<uint16_t*>(target)[i] = reinterpret_cast<const uint16_t*>(source)[i];
+  }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kLessonsThreads) ffkern_masses(const __grid_constant__ LessonsParams p) {
+  const int64_t image = int64_t{blockIdx.x} * (kLessonsThreads / 32) + threadIdx.x / 32;
+  if (image >= p.images) return;  // whole warps leave
+  const int64_t begin = image * p.x_pitch;
+  const double length = warp_norm(p.x, p.storage, begin + p.classes, begin + p.inputs);
+  const float slope = goodness_slope(p.kind, p.units);
+  double mass = 0.0;
+  float owed = 0.0f;
+  for (int v = 0; v < p.variants; ++v) {
+    const int64_t row = v * p.images + image, first = row * p.h_pitch;
+    const float dh = p.kind == Goodness::kSumAbs ? sqrtf(static_cast<float>(p.units))
+                     : p.h_norm != nullptr       ? p.h_norm[row]
+                                                 : warp_norm(p.h, p.storage, first, first + p.units);
+    mass += fabs(static_cast<double>(p.coef[row]) * slope) * dh * p.scale[row] * length;
+    if (p.peer != nullptr && p.sign[row] > 0.0f) owed += p.scale[row];
+  }
+  if (threadIdx.x % 32 != 0) return;
+  p.mass[image] = mass;
+  if (p.peer != nullptr) p.owed[image] = owed;
+}
+
+extern "C" __global__ void __launch_bounds__(kLessonsThreads) ffkern_choose(const __grid_constant__ LessonsParams p) {
+  __shared__ double scratch[kLessonsThreads];
+  __shared__ int first_slot[kLessonsThreads];  // of the images of each thread
+  __shared__ double shared_total;
+  __shared__ int shared_kept;
+  const int64_t begin = p.images * threadIdx.x / kLessonsThreads, end = p.images * (threadIdx.x + 1) / kLessonsThreads;
+  double total = 0.0;
+  for (int64_t i = begin; i < end; ++i) total += p.mass[i];
+  total = block_reduce<kLessonsThreads>(total, scratch, add);
+  if (threadIdx.x == 0) shared_total = total;
+  __syncthreads();
+  const double least = p.tolerance * shared_total / static_cast<double>(p.images);
+  int kept = 0;
+  for (int64_t i = begin; i < end; ++i) kept += p.mass[i] > least;
+  first_slot[threadIdx.x] = kept;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int sum = 0;
+    for (int t = 0; t < kLessonsThreads; ++t) {
+      const int own = first_slot[t];
+      first_slot[t] = sum;
+      sum += own;
+    }
+    const bool some = isfinite(shared_total) && sum <= p.most;
+    shared_kept = some ? sum + (p.peer != nullptr ? kOwedRows : 0) : -1;
+    *p.kept = shared_kept;
+  }
+  __syncthreads();
+  if (shared_kept < 0) return;
+  int slot = first_slot[threadIdx.x];
+  double positive = 0.0, negative = 0.0;  // rows left out
+  for (int64_t i = begin; i < end; ++i) {
+    const bool teaches = p.mass[i] > least;
+    p.slot[i] = teaches ? slot++ : -1;
+    for (int v = 0; v < p.variants && !teaches && p.stats != nullptr; ++v) {
+      positive += p.sign[v * p.images + i] > 0.0f;
+      negative += p.sign[v * p.images + i] < 0.0f;
+    }
+  }
+  if (p.stats == nullptr) return;
+  positive = block_reduce<kLessonsThreads>(positive, scratch, add);
+  if (threadIdx.x == 0) p.stats[kStatKeptPos] -= positive;
+  negative = block_reduce<kLessonsThreads>(negative, scratch, add);
+  if (threadIdx.x == 0) p.stats[kStatKeptNeg] -= negative;
+}
+
+extern "C" __global__ void __launch_bounds__(kLessonsThreads) ffkern_gather(const __grid_constant__ LessonsParams p) {
+  const int64_t image = blockIdx.x;
+  if (*p.kept < 0) return;
+  const int64_t slot = p.slot[image];
+  if (slot < 0) return;
+  const int element = p.storage == Storage::kFloat32 ? 4 : 2;
+  copy_row(p.x, p.kept_x, image * p.x_pitch, slot * p.kept_x_pitch, p.inputs, element);
+  copy_row(p.operand, p.kept_operand, image * p.operand_pitch, slot * p.kept_operand_pitch, p.units, element);
+  if (threadIdx.x != 0 || p.factor == nullptr) return;
+  p.kept_factor[slot] = p.factor[image];
+  if (p.peer_factor != nullptr) p.kept_peer_factor[slot] = p.peer_factor[image];
+}
+
+extern "C" __global__ void __launch_bounds__(kLessonsThreads) ffkern_owed(const __grid_constant__ LessonsParams p) {
+  if (*p.kept < 0) return;
+  const int column = blockIdx.x * kLessonsThreads + threadIdx.x, slice = blockIdx.y;
+  const int64_t begin = p.images * slice / kOwedRows, end = p.images * (slice + 1) / kOwedRows;
+  float largest = 0.0f, sum = 0.0f;
+  int debtors = 0;
+  for (int64_t i = begin; i < end; ++i) {
+    const float owed = p.slot[i] < 0 ? p.owed[i] : 0.0f;  // the same for every thread
+    if (owed == 0.0f) continue;
+    ++debtors;
+    largest = fmaxf(largest, owed);
+    if (column < p.inputs) sum = fmaf(owed, load_element(p.x, p.storage, i * p.x_pitch + column), sum);
+  }
+  const float q = largest * static_cast<float>(debtors);
+  const int64_t slot = *p.kept - kOwedRows + slice;
+  if (column < p.inputs) store_element(p.kept_x, p.storage, slot * p.kept_x_pitch + column, q > 0.0f ? sum / q : 0.0f);
+  if (column < p.units) {
+    const float power = p.power != nullptr ? p.power[0] : 1.0f;
+    const float operand = p.factor == nullptr ? q * power * p.peer[column] : 0.0f;
+    store_element(p.kept_operand, p.storage, slot * p.kept_operand_pitch + column, operand);
+  }
+  if (column != 0 || p.factor == nullptr) return;
+  p.kept_factor[slot] = 0.0f;
+  p.kept_peer_factor[slot] = q;
 }
 
 extern "C" __global__ void __launch_bounds__(256) ffkern_convert(const __grid_constant__ ConvertParams p) {

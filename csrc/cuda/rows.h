@@ -12,6 +12,7 @@ constexpr int kRowsThreads = 128;  // rows a block of ffkern_rows
 constexpr int kSumsThreads = 128;  // units a block of ffkern_sums
 constexpr int kSumsLabels = 32;    // labels that a block of ffkern_sums keeps in shared memory
 constexpr int kUpdateThreads = 128;
+constexpr int kLessonsThreads = 256;  // of a block of the kernels of lessons.h
 
 /// Argument of ffkern_rows: what follows from each row's goodness. A thread a row.
 struct RowsParams {
@@ -49,6 +50,7 @@ inline int64_t rows_blocks(int64_t rows) { return parts(rows, kRowsThreads); }
 struct OptimiserArgs {
   Optimiser kind = Optimiser::kAdam;
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.0;
+  double row_tolerance = 0.0;
   const double* lr = nullptr;
   int64_t* step = nullptr;  // updates done before this one
 };

@@ -201,7 +201,8 @@ class Network {
   }
 
   void run(const ff::Step& step) {
-    scratch_.resize(std::max<size_t>(scratch_.size(), ff::step_floats(provider_, step.layer, /*peer=*/false)));
+    scratch_.resize(
+        std::max<size_t>(scratch_.size(), ff::step_floats(provider_, step.layer, /*peer=*/false, step.optimiser.kind)));
     ff::step(provider_, step, scratch_.data());
   }
 

@@ -364,7 +364,7 @@ def _show(
 
 def _table(history: History) -> Table:
     """The last epoch of every layer."""
-    table = Table("layer", "loss", "goodness of positives", "of negatives", "separation", "epochs")
+    table = Table("layer", "loss", "goodness of positives", "of negatives", "separation", "kept +", "kept -", "epochs")
     last = {}
     for record in history.epochs:
         for i, layer in enumerate(record.layers):
@@ -377,6 +377,8 @@ def _table(history: History) -> Table:
             f"{layer.goodness_pos:.3f}",
             f"{layer.goodness_neg:.3f}",
             f"{100 * layer.separation:.1f} %",
+            f"{100 * layer.kept_pos:.1f} %",
+            f"{100 * layer.kept_neg:.1f} %",
             str(epoch),
         )
     return table

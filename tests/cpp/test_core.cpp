@@ -127,6 +127,32 @@ void check_gemm_cuts(Shape s, bool trans_a, bool trans_b, float beta, const std:
   }
 }
 
+/// Idle steps are not looked at, and those that are add up as if the idle ones were zero.
+void check_gemm_idle(Shape s, float beta, const std::string& isa) {
+  const int64_t m = s.m, n = s.n, k = s.k;
+  auto a = numbers(static_cast<size_t>(m * k), 15), b = numbers(static_cast<size_t>(n * k), 16);
+  const auto before = numbers(static_cast<size_t>(m * n), 17);
+  std::vector<uint8_t> idle(static_cast<size_t>(k));
+  for (int64_t p = 0; p < k; ++p) {
+    idle[p] = p % 7 != 3 || (p >= 190 && p < 400);  // whole blocks among them
+    for (int64_t i = 0; idle[p] && i < m; ++i) a[p * m + i] = 0.0f;
+  }
+  const Provider provider{ffkern::cpu::own_gemm, backwards, 3};
+  auto want = before, got = before;
+  Gemm g{true, false, m, n, k, a.data(), m, b.data(), n, beta, want.data(), n};
+  ffkern::cpu::own_gemm(provider, g);
+  for (int64_t p = 0; p < k; ++p) {
+    for (int64_t i = 0; idle[p] && i < m; ++i) a[p * m + i] = std::numeric_limits<float>::quiet_NaN();
+    for (int64_t j = 0; idle[p] && j < n; ++j) b[p * n + j] = std::numeric_limits<float>::quiet_NaN();
+  }
+  g.c = got.data();
+  g.idle = idle.data();
+  ffkern::cpu::own_gemm(provider, g);
+  expect(std::memcmp(want.data(), got.data(), sizeof(float) * want.size()) == 0,
+         isa + ": idle steps change a bit of " + std::to_string(m) + " x " + std::to_string(n) + " x " +
+             std::to_string(k));
+}
+
 bool near(double got, double want) { return std::fabs(got - want) <= 1e-5 * (1.0 + std::fabs(want)); }
 
 /// One step of "sgd" on "mean_sq" with "l2" lengths, in float64 loops.
@@ -161,7 +187,8 @@ void check_step(const Provider& provider, int64_t rows, int64_t units, int64_t i
   step.keep_h = h.data();
   step.keep_h_norm = h_norm.data();
   step.stats = stats;
-  std::vector<float> scratch(static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, false)));
+  std::vector<float> scratch(
+      static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, false, step.optimiser.kind)));
   ffkern::cpu::step(provider, step, scratch.data());
 
   std::vector<double> dweight(weight.size()), dbias(bias.size());
@@ -237,7 +264,8 @@ void check_scratch(const Provider& provider, int64_t images, int64_t units, cons
   step.keep_h = h.data();
   step.keep_h_norm = h_norm.data();
   step.stats = stats;
-  std::vector<float> scratch(static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, true)));
+  std::vector<float> scratch(
+      static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, true, step.optimiser.kind)));
   ffkern::cpu::step(provider, step, scratch.data());
 
   const float* weights[] = {weight.data()};
@@ -307,6 +335,9 @@ int main() {
     expect(ffkern::cpu::row_kernels().name == isa, "FFKERN_CPU_ISA=" + isa + " is not obeyed");
     for (const Shape& s : cut_shapes) {
       for (int t = 0; t < 8; ++t) check_gemm_cuts(s, t & 1, t & 2, t & 4 ? 1.0f : 0.0f, isa);
+    }
+    for (const Shape& s : {Shape{1, 1, 1}, Shape{17, 37, 260}, Shape{61, 70, 800}, Shape{13, 530, 2500}}) {
+      for (float beta : {0.0f, 1.0f}) check_gemm_idle(s, beta, isa);
     }
     for (int threads : {1, 3}) {
       const Provider provider{ffkern::cpu::own_gemm, backwards, threads};

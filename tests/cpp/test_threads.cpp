@@ -181,7 +181,8 @@ std::vector<float> train(const Provider& provider) {
   step.optimiser.lr = 0.01;
   step.trained = {weight.data(), bias.data(), weight_state.data(), bias_state.data()};
   step.stats = stats;
-  std::vector<float> scratch(static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, false)));
+  std::vector<float> scratch(
+      static_cast<size_t>(ffkern::cpu::step_floats(provider, step.layer, false, step.optimiser.kind)));
   for (step.optimiser.step = 1; step.optimiser.step <= 3; ++step.optimiser.step) {
     ffkern::cpu::step(provider, step, scratch.data());
   }

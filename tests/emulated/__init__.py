@@ -23,10 +23,21 @@ from typing import Any
 
 from . import toolkit
 
-__all__ = ["DEVICES", "FORCE", "FORCE_FLOAT32", "device", "environment", "instances", "load", "toolkit"]
+__all__ = [
+    "DEVICES",
+    "FORCE",
+    "FORCE_FLOAT32",
+    "FORCE_LEAVE_OUT",
+    "device",
+    "environment",
+    "instances",
+    "load",
+    "toolkit",
+]
 
 FORCE = "FFKERN_CUDA_PRODUCT"  # forces an instance of the products by name
 FORCE_FLOAT32 = "FFKERN_CUDA_FLOAT32"  # forces the arithmetic of float32 products
+FORCE_LEAVE_OUT = "FFKERN_CUDA_LEAVE_OUT"  # forces rows to be left out where it would not pay
 DEVICES = ("sm_75", "sm_80", "sm_90")
 
 

@@ -875,7 +875,7 @@ def test_scalars_and_0_dimensional_arrays():
     x, w = np.ones((3, 4), np.float32), np.ones((2, 4), np.float32)
     loss = arrays.local_loss(np.ones(3, np.float32), np.ones(3, np.float32))
     assert loss.loss.shape == ()
-    out = (np.full((), np.nan, np.float32), np.empty(3, np.float32), np.empty(7))
+    out = (np.full((), np.nan, np.float32), np.empty(3, np.float32), np.empty(9))
     assert arrays.local_loss(np.ones(3), np.ones(3), out=out).loss is out[0]
     assert out[0] == loss.loss
     options = {"eps": np.float32(0.5), "norm": np.str_("l2")}

@@ -364,7 +364,8 @@ __device__ float warp_norm(const void* matrix, Storage storage, int64_t begin, i
 }
 
 /// Copies a row of `count` elements by all threads of the block, 16 bytes at a time where it can.
-__device__ __forceinline__ void copy_row(const void* from, void* to, int64_t from_row, int64_t to_row, int count, int element) {
+__device__ __forceinline__ void copy_row(const void* from, void* to, int64_t from_row, int64_t to_row, int count,
+                                         int element) {
   const auto* source = static_cast<const char*>(from) + from_row * element;
   auto* target = static_cast<char*>(to) + to_row * element;
   const int bytes = count * element;

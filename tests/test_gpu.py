@@ -7,6 +7,7 @@ software driver, in test_cuda_emulated.py. All of this is skipped where there is
 from __future__ import annotations
 
 import copy
+import itertools
 import gc
 import threading
 from collections.abc import Callable, Iterator
@@ -150,6 +151,23 @@ def test_replays_read_new_data_from_the_same_memory() -> None:
         graph.replay()
         twin()
     assert same(learner.state(), twin.state())
+
+
+def test_hard_negatives_and_the_head_in_one_graph() -> None:
+    """Every replay draws anew, from what the network says by then."""
+    net = FFNet([INPUTS, UNITS, 33], CLASSES, head_layers="all").cuda()
+    opt, head_opt = optim.Adam(net.layers.parameters()), optim.Adam(net.head.parameters())
+    x, labels = torch.rand(IMAGES, INPUTS, device="cuda"), torch.randint(CLASSES, (IMAGES,), device="cuda")
+    graph = capture(lambda: net.step(x, labels, opt, negatives="hard", head_opt=head_opt))
+    net.metrics(), net.head.metrics()
+    states = []
+    for _ in range(3):
+        graph.replay()
+        states.append([p.detach().clone() for p in net.parameters()])
+    assert all(bool(t.isfinite().all()) for state in states for t in state)
+    assert not any(torch.equal(a, b) for one, two in itertools.pairwise(states) for a, b in zip(one, two, strict=True))
+    assert [found["rows"] for found in net.metrics()] == [3 * 2 * IMAGES] * 2
+    assert net.head.metrics()["rows"] == 3 * IMAGES
 
 
 def test_a_prediction_as_a_graph() -> None:

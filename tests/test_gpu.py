@@ -7,8 +7,8 @@ software driver, in test_cuda_emulated.py. All of this is skipped where there is
 from __future__ import annotations
 
 import copy
-import itertools
 import gc
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any

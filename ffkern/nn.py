@@ -34,10 +34,15 @@ def _choice(name: str, value: str, allowed: Sequence[str]) -> str:
 
 
 def _stored(x: Tensor) -> torch.dtype:
-    """dtype of the activities that follow from x: that of x, but for float16 on the CPU, which computes in float32."""
+    """dtype of the activities that follow from x: that of x, but the CPU computes all but bfloat16 in float32."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    return torch.float32 if device == "cpu" and dtype == torch.float16 else dtype
+    return dtype if device != "cpu" or dtype == torch.bfloat16 else torch.float32
+
+
+def _packed(weight: Tensor) -> bool:
+    """Whether bfloat16 products read this weight packed, as the CPU's do, or as it is, as tensor cores do."""
+    return weight.device.type == "cpu"
 
 
 class FFLinear(nn.Linear):
@@ -198,8 +203,9 @@ class FFLinear(nn.Linear):
         Args:
             x, sign, row_weight, x_norm: as for :meth:`local_loss`. Nothing flows back into x.
             opt: an optimiser of :mod:`ffkern.optim` that holds this layer's parameters.
-            keep: float32 [R, M] (on CUDA also in the dtype of x) and float32 [R] to write the activities and their
-                norms into (those of the weights before the update), for the next layer.
+            keep: [R, M] and float32 [R] to write the activities and their norms into (those of the weights before the
+                update), for the next layer. On CUDA the activities are float32 or the dtype of x; on the CPU bfloat16
+                for bfloat16 x, else float32.
         """
         slot = self._bind(opt)
         workspace = self.reserve(x.shape[0], 0, 1, _stored(x) == torch.bfloat16)
@@ -210,7 +216,7 @@ class FFLinear(nn.Linear):
             *self._lesson(sign, row_weight, workspace, keep),
             *self._settings(slot),
         )
-        self._low_is_new()
+        self._low_is_new(x)
 
     def step_shared(
         self,
@@ -244,7 +250,7 @@ class FFLinear(nn.Linear):
             *self._lesson(sign, row_weight, workspace, keep),
             *self._settings(slot),
         )
-        self._low_is_new()
+        self._low_is_new(x)
 
     def learn(
         self,
@@ -276,7 +282,7 @@ class FFLinear(nn.Linear):
             torch.ops.ffkern.layer_update_(x, h, scale, coef, *tail)
         else:
             torch.ops.ffkern.shared_update_(x, h, scale, coef, labels, overlay, classes, *tail)
-        self._low_is_new()
+        self._low_is_new(x)
 
     def metrics(self, reset: bool = True) -> dict[str, float]:
         """Statistics of all steps since the last reset. The only call here that waits for the device.
@@ -366,14 +372,14 @@ class FFLinear(nn.Linear):
         if low is None or low.dtype != dtype or low.device != weight.device:
             units, inputs = weight.shape
             packed = (math.ceil(units / 16), math.ceil(inputs / 2), 16, 2)
-            low = self._low = weight.new_empty(packed if weight.device.type == "cpu" else weight.shape, dtype=dtype)
+            low = self._low = weight.new_empty(packed if _packed(weight) else weight.shape, dtype=dtype)
             self._low_of = None
         if not self._low_is_current():
-            if weight.device.type == "cpu":
+            if _packed(weight):
                 torch.ops.ffkern.pack_weight_(weight, low)
             else:
                 low.copy_(weight)  # in place: a captured step reads this memory
-            self._low_is_new()
+            self._low_is_new(x)
         return low
 
     def _low_is_current(self) -> bool:
@@ -386,9 +392,10 @@ class FFLinear(nn.Linear):
             return self._low
         return None
 
-    def _low_is_new(self) -> None:
-        """A fused update has just written the copy beside the weights; any later change of them outdates it."""
-        if self._low is not None and not torch.compiler.is_compiling():
+    def _low_is_new(self, x: Tensor) -> None:
+        """A fused update on x has just written the copy beside the weights, if x has one; any later change of them
+        outdates it."""
+        if self._low is not None and self._low.dtype == _stored(x) and not torch.compiler.is_compiling():
             self._low_of = (self.weight, self.weight._version)
 
     def _lesson(
@@ -966,17 +973,18 @@ class FFNet(nn.Module):
         if labels is not None:
             self._check_labels(labels, x.shape[0])
             return torch.stack([rows[1] for rows in self._pass(self._images(x), labels[None], self._overlay(x))])
-        first = self._layer(0)
+        layers, first = list(self._all_layers()), self._layer(0)
+        low = [layer._weight_low(x) for layer in layers]
         result: Tensor = torch.ops.ffkern.predict_goodness(
             self._images(x),
-            [layer.weight for layer in self._all_layers()],
-            [layer.bias for layer in self._all_layers()],
+            [layer.weight for layer in layers],
+            [layer.bias for layer in layers],
             self.classes,
             self._overlay(x),
             first.norm,
             first.eps,
             first.goodness,
-            [low for layer in self._all_layers() if (low := layer._weight_low(x)) is not None],
+            [w for w in low if w is not None],
         )
         return result
 

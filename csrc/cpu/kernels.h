@@ -40,13 +40,13 @@ namespace ffkern::cpu {
 /// Rows of bfloat16: x_low stands in for x, and the products are those of bfloat16 (pairs.h), of weights rounded to it.
 /// They are read from weight_low; labels, biases and everything else are computed in float32.
 struct Layer {
-  const float* x = nullptr;         // [N, K]
-  const uint16_t* x_low = nullptr;  // [N, K] bfloat16, instead of x
-  int64_t ldx = 0;                  // distance between rows of x in elements, at least K
-  const float* x_norm = nullptr;  // [N] L2 norms of the rows of x (without label columns), or null: computed
-  const float* weight = nullptr;  // [M, K] contiguous
+  const float* x = nullptr;              // [N, K]
+  const uint16_t* x_low = nullptr;       // [N, K] bfloat16, instead of x
+  int64_t ldx = 0;                       // distance between rows of x in elements, at least K
+  const float* x_norm = nullptr;         // [N] L2 norms of the rows of x (without label columns), or null: computed
+  const float* weight = nullptr;         // [M, K] contiguous
   const uint32_t* weight_low = nullptr;  // pack_weight() of it, with x_low
-  const float* bias = nullptr;    // [M] or null
+  const float* bias = nullptr;           // [M] or null
   int64_t images = 0, inputs = 0, units = 0;
   int64_t classes = 0, variants = 1;
   const int64_t* labels = nullptr;  // [V, N] each -1 to classes - 1
@@ -66,20 +66,20 @@ struct Lesson {
 /// What a forward pass leaves of each row.
 struct Activities {
   float* h = nullptr;         // [rows, M], or null where a call allows it
-  uint16_t* h_low = nullptr;  // [rows, M] bfloat16, instead of h
   float* goodness = nullptr;  // [rows]
   float* scale = nullptr;     // [rows] r = 1 / (norm of the row of x + eps)
   float* h_norm = nullptr;    // [rows] L2 norm of the row of h: the next layer's x_norm
+  uint16_t* h_low = nullptr;  // [rows, M] bfloat16, instead of h
 };
 
 /// Weights and their optimiser state, updated in place. S = state_slots() of the optimiser; zeros before the first
 /// update.
 struct Trained {
-  float* weight = nullptr;        // [M, K]
+  float* weight = nullptr;         // [M, K]
+  float* bias = nullptr;           // [M] or null: no bias, or one that stays as it is
+  float* weight_state = nullptr;   // [S, M, K]
+  float* bias_state = nullptr;     // [S, M], null without bias
   uint32_t* weight_low = nullptr;  // packed_weight() pairs, written with every update; or null
-  float* bias = nullptr;          // [M] or null: no bias, or one that stays as it is
-  float* weight_state = nullptr;  // [S, M, K]
-  float* bias_state = nullptr;    // [S, M], null without bias
 };
 
 // ---- forward
@@ -130,10 +130,10 @@ struct Step {
   float* peer_mean = nullptr;  // [M], or null without peer normalisation
   OptimiserParams optimiser;
   Trained trained;
-  float* keep_h = nullptr;       // [rows, M] activities for the next layer, from before the update; or null
+  float* keep_h = nullptr;         // [rows, M] activities for the next layer, from before the update; or null
   uint16_t* keep_h_low = nullptr;  // [rows, M] the same in bfloat16, with layer.x_low
-  float* keep_h_norm = nullptr;  // [rows] their norms, or null
-  double* stats = nullptr;       // [kStatCount] += what this batch adds up to
+  float* keep_h_norm = nullptr;    // [rows] their norms, or null
+  double* stats = nullptr;         // [kStatCount] += what this batch adds up to
 };
 FFKERN_API void step(const Provider&, const Step&, float* scratch);
 FFKERN_API int64_t step_floats(const Provider&, const Layer&, bool peer);
@@ -144,9 +144,9 @@ FFKERN_API int64_t step_floats(const Provider&, const Layer&, bool peer);
 struct Stack {
   int64_t depth = 0;
   const float* const* weights = nullptr;  // depth times [units[l], inputs]
-  const uint32_t* const* weights_low = nullptr;  // depth times pack_weight() of it, with first.x_low
   const float* const* biases = nullptr;   // depth times [units[l]]; entries may be null
   const int64_t* units = nullptr;
+  const uint32_t* const* weights_low = nullptr;  // depth times pack_weight() of the weights, with first.x_low
 };
 /// goodness [depth, N, C] of every layer, image and label, without ever holding all rows. `first` is the shared first
 /// layer, its weight, bias and units those of the stack's first entries; x_norm, labels, variants and neutral_value are

@@ -35,10 +35,15 @@ def _choice(name: str, value: str, allowed: Sequence[str]) -> str:
 
 
 def _stored(x: Tensor) -> torch.dtype:
-    """dtype of the activities that follow from x: that of x, but for float16 on the CPU, which computes in float32."""
+    """dtype of the activities that follow from x: that of x, but the CPU computes all but bfloat16 in float32."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    return torch.float32 if device == "cpu" and dtype == torch.float16 else dtype
+    return dtype if device != "cpu" or dtype == torch.bfloat16 else torch.float32
+
+
+def _packed(weight: Tensor) -> bool:
+    """Whether bfloat16 products read this weight packed, as the CPU's do, or as it is, as tensor cores do."""
+    return weight.device.type == "cpu"
 
 
 class FFLinear(nn.Linear):
@@ -199,8 +204,9 @@ class FFLinear(nn.Linear):
         Args:
             x, sign, row_weight, x_norm: as for :meth:`local_loss`. Nothing flows back into x.
             opt: an optimiser of :mod:`ffkern.optim` that holds this layer's parameters.
-            keep: float32 [R, M] (on CUDA also in the dtype of x) and float32 [R] to write the activities and their
-                norms into (those of the weights before the update), for the next layer.
+            keep: [R, M] and float32 [R] to write the activities and their norms into (those of the weights before the
+                update), for the next layer. On CUDA the activities are float32 or the dtype of x; on the CPU bfloat16
+                for bfloat16 x, else float32.
         """
         slot = self._bind(opt)
         workspace = self.reserve(x.shape[0], 0, 1, _stored(x) == torch.bfloat16)
@@ -375,10 +381,10 @@ class FFLinear(nn.Linear):
         if low is None or low.dtype != dtype or low.device != weight.device:
             units, inputs = weight.shape
             packed = (math.ceil(units / 16), math.ceil(inputs / 2), 16, 2)
-            low = self._low = weight.new_empty(packed if weight.device.type == "cpu" else weight.shape, dtype=dtype)
+            low = self._low = weight.new_empty(packed if _packed(weight) else weight.shape, dtype=dtype)
             self._low_of = None
         if not self._low_is_current():
-            if weight.device.type == "cpu":
+            if _packed(weight):
                 torch.ops.ffkern.pack_weight_(weight, low)
             else:
                 low.copy_(weight)  # in place: a captured step reads this memory

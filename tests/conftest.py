@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
 import emulated
 import pytest
 import torch
-
-import ffkern.ops  # noqa: F401  (registers the operations)
+from op_cases import CPU, CUDA, ISAS, UNITS
 
 # Else torch's products on a GPU count as not deterministic. Read when cuBLAS starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-ISAS = torch.ops.ffkern.cpu_path().split(";")[1].split(", ")
 
 
 @pytest.fixture(autouse=True)
@@ -26,33 +24,31 @@ def seed() -> int:
     return value
 
 
-def _forced(variable: str, value: str) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(variable, value)
-        torch.ops.ffkern.reset_cpu_path()
-        yield value
+@contextlib.contextmanager
+def _forced(**values: str) -> Iterator[list[str]]:
+    """Environment variables that choose the CPU's path, and that path."""
+    with emulated.environment(**values):
+        yield torch.ops.ffkern.reset_cpu_path().split(";")
     torch.ops.ffkern.reset_cpu_path()
 
 
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set that this build has and this machine runs."""
-    for value in _forced("FFKERN_CPU_ISA", request.param):
-        assert torch.ops.ffkern.cpu_path().split(";")[0] == value
-        yield value
-
-
-CUDA = [
-    *(pytest.param(f"emulated-cuda-{name}", marks=pytest.mark.emulated) for name in emulated.DEVICES),
-    pytest.param("cuda", marks=pytest.mark.gpu),
-]
+    with _forced(FFKERN_CPU_ISA=request.param) as path:
+        assert path[0] == request.param
+        yield request.param
 
 
 def _on(where: str) -> Iterator[str]:
     kind, _, which = where.rpartition("-")
     if kind == "cpu":
-        for value in _forced("FFKERN_CPU_ISA", which):
-            assert torch.ops.ffkern.cpu_path().split(";")[0] == value
+        with _forced(FFKERN_CPU_ISA=which, FFKERN_BF16="fma") as path:
+            assert (path[0], path[3]) == (which, "fma")
+            yield where
+    elif kind == "cpu-bf16":
+        with _forced(FFKERN_BF16=which) as path:
+            assert path[3] == which
             yield where
     elif kind == "emulated-cuda":
         with emulated.device(which):
@@ -66,10 +62,16 @@ def _on(where: str) -> Iterator[str]:
             yield where
 
 
-@pytest.fixture(params=[*(f"cpu-{isa}" for isa in ISAS), *CUDA])
+@pytest.fixture(params=[*CPU, *CUDA])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Where the operations run: every instruction set of this machine, the CUDA kernels on every device of the software
-    driver, and a GPU if there is one."""
+    driver, and a GPU if there is one. cases.every_backend_of() adds the CPU's units for bfloat16."""
+    yield from _on(request.param)
+
+
+@pytest.fixture(params=[*CPU, *UNITS])
+def unit(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every way of this machine to multiply bfloat16: by multiply-adds of every instruction set, and on every unit."""
     yield from _on(request.param)
 
 
@@ -82,9 +84,9 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(params=["blas", "own"])
 def product(request: pytest.FixtureRequest) -> Iterator[str]:
     """torch's BLAS and the library's own matrix product; which one is the default depends on the processor."""
-    for value in _forced("FFKERN_GEMM", request.param):
-        assert torch.ops.ffkern.cpu_path().split(";")[2] == value
-        yield value
+    with _forced(FFKERN_GEMM=request.param) as path:
+        assert path[2] == request.param
+        yield request.param
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import emulated
 import pytest
 import torch
 from tolerance import STORAGE_UNIT, UNIT
@@ -20,7 +21,17 @@ from torch import Tensor
 from ffkern import ops
 from ffkern import reference as ref
 
-FENCE = 12345.0
+# Where an operation runs: the fixtures `backend`, `unit` and `device`.
+_PATH = ops.cpu_path().split(";")
+ISAS = _PATH[1].split(", ")
+CPU = [f"cpu-{isa}" for isa in ISAS]  # with the multiply-adds of the instruction set for bfloat16
+UNITS = [f"cpu-bf16-{name}" for name in _PATH[4].split(", ") if name != "fma"]  # what else multiplies it
+CUDA = [
+    *(pytest.param(f"emulated-cuda-{name}", marks=pytest.mark.emulated) for name in emulated.DEVICES),
+    pytest.param("cuda", marks=pytest.mark.gpu),
+]
+
+FENCE = 12288.0  # in any dtype
 NORM_GOODNESS = [
     ("l2", "mean_sq"),
     ("rms", "sum_sq"),
@@ -41,9 +52,19 @@ def shape_name(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
+def every_backend_of(*dtypes: torch.dtype) -> pytest.MarkDecorator:
+    """Runs a test with every `dtype` on every `backend`, and with bfloat16 on every unit that multiplies it besides."""
+    each = []
+    for dtype in dtypes:
+        for backend in [*CPU, *(UNITS if dtype == torch.bfloat16 else []), *CUDA]:
+            name, marks = (backend, ()) if isinstance(backend, str) else (*backend.values, backend.marks)
+            each.append(pytest.param(name, dtype, marks=marks))
+    return pytest.mark.parametrize(("backend", "dtype"), each, indirect=["backend"])
+
+
 def operand_unit(backend: str, dtype: torch.dtype) -> float:
-    """Rounding of the operands of a product: CPU kernels compute in float32, CUDA kernels in the dtype of x."""
-    return UNIT if backend.startswith("cpu") else STORAGE_UNIT[dtype]
+    """Rounding of the operands of a product: of the dtype of x, but for float16 on the CPU, computed in float32."""
+    return UNIT if backend.startswith("cpu") and dtype == torch.float16 else STORAGE_UNIT[dtype]
 
 
 def low_dtype(device: str, dtype: torch.dtype) -> torch.dtype:
@@ -179,13 +200,16 @@ def step_arguments(
     variants: int = 0,
     classes: int = 0,
     peer: bool = False,
-    keep: bool = False,
+    keep: bool | torch.dtype = False,
     row_weight: bool = True,
     fresh: bool = False,
     bias: bool = True,
     **layer: Any,
 ) -> dict[str, Any]:
-    """Arguments of layer_step_, or with variants and classes of shared_step_ (rows: images)."""
+    """Arguments of layer_step_, or with variants and classes of shared_step_ (rows: images).
+
+    keep: whether activities are kept, and in which dtype; True is float32.
+    """
     a = layer_arguments(rows, inputs, units, bias=bias, **layer)
     if variants:
         a |= label_arguments(variants, rows, classes)
@@ -230,14 +254,37 @@ def forward_reference(**a: Any) -> dict[str, Any]:
     return dict(zip(NAMES, ref.layer_forward(**a), strict=True))
 
 
-def _outputs(fenced: Fenced, rows: int, units: int) -> list[Tensor]:
-    return [fenced.nan(rows, units), fenced.nan(rows), fenced.nan(rows), fenced.nan(rows)]
+def kept_dtype(x: torch.dtype) -> torch.dtype:
+    """Of activities that an operation writes into a buffer, where the CPU and CUDA agree."""
+    return torch.bfloat16 if x == torch.bfloat16 else torch.float32
+
+
+def _outputs(fenced: Fenced, rows: int, units: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    return [fenced.nan(rows, units, dtype=kept_dtype(dtype)), *(fenced.nan(rows) for _ in range(3))]
+
+
+def packed(weight: Tensor) -> Tensor:
+    """weight_low of these weights on the CPU."""
+    fenced = Fenced()
+    units, inputs = weight.shape
+    out = fenced.nan(-(-units // 16), -(-inputs // 2), 16, 2, dtype=torch.bfloat16)
+    assert ops.pack_weight_(weight, out) is None
+    fenced.check()
+    return out
+
+
+def packed_reference(weight: Tensor) -> Tensor:
+    """[M / 16, K / 2, 16, 2]: element (m, k) at [m / 16, k / 2, m % 16, k % 2], 0 where there is none."""
+    units, inputs = weight.shape
+    whole = torch.nn.functional.pad(weight.bfloat16(), (0, inputs % 2, 0, -units % 16))
+    return whole.reshape(-(-units // 16), 16, -(-inputs // 2), 2).permute(0, 2, 1, 3).contiguous()
 
 
 def forward_in_place(**a: Any) -> dict[str, Any]:
     fenced = Fenced()
-    out = _outputs(fenced, a["x"].shape[0], a["weight"].shape[0])
-    ops.layer_forward_(a["x"], a["weight"], a["bias"], a["x_norm"], *out, a["norm"], a["eps"], a["goodness"])
+    out = _outputs(fenced, a["x"].shape[0], a["weight"].shape[0], a["x"].dtype)
+    low = a.get("weight_low")
+    ops.layer_forward_(a["x"], a["weight"], a["bias"], a["x_norm"], *out, a["norm"], a["eps"], a["goodness"], low)
     fenced.check()
     return dict(zip(NAMES, out, strict=True))
 
@@ -297,6 +344,11 @@ def gradient_reference(**a: Any) -> dict[str, Any]:
     return dict(zip(("dweight", "dbias"), getattr(ref, name)(**a), strict=True))
 
 
+def _weight_low(fenced: Fenced, a: dict[str, Any]) -> Tensor | None:
+    """A fenced copy of weight_low, where a call is given one."""
+    return None if a.get("weight_low") is None else fenced.copy(a["weight_low"])
+
+
 def _trained(fenced: Fenced, a: dict[str, Any]) -> list[Tensor | None]:
     """Fenced copies of weight, bias, weight_state, bias_state, step."""
     names = ("weight", "bias", "weight_state", "bias_state", "step")
@@ -309,7 +361,9 @@ def update(**a: Any) -> dict[str, Any]:
     trained = _trained(fenced, a)
     classes = a["classes"] if shared else 0
     count = a["labels"].shape[0] if shared else 1
-    need = ops.update_workspace(a["weight"], a["x"].shape[0], classes, count, a["optimiser"])
+    low = a["x"].dtype == torch.bfloat16
+    need = ops.update_workspace(a["weight"], a["x"].shape[0], classes, count, a["optimiser"], low)
+    weight_low = _weight_low(fenced, a)
     middle = [a["labels"], a["overlay"], classes] if shared else []
     name = "shared_update_" if shared else "layer_update_"
     result = getattr(ops, name)(
@@ -319,7 +373,7 @@ def update(**a: Any) -> dict[str, Any]:
         a["peer"],
         *trained,
         a["lr"],
-        None,
+        weight_low,
         fenced.nan(need),
         a.get("stats"),
         a["goodness"],
@@ -328,7 +382,8 @@ def update(**a: Any) -> dict[str, Any]:
     )
     assert result is None
     fenced.check()
-    return dict(zip(STEP_NAMES[:5], trained, strict=True))
+    written = dict(zip(STEP_NAMES[:5], trained, strict=True))
+    return written if weight_low is None else written | {"weight_low": weight_low}
 
 
 def update_reference(**a: Any) -> dict[str, Any]:
@@ -344,12 +399,15 @@ def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[s
     shared = "labels" in a
     trained = _trained(fenced, a)
     rows, units = a["sign"].shape[0], a["weight"].shape[0]
-    keep = [fenced.nan(rows, units), fenced.nan(rows)] if a["keep"] else [None, None]
+    kept = torch.float32 if a["keep"] is True else a["keep"]
+    keep = [fenced.nan(rows, units, dtype=kept), fenced.nan(rows)] if kept else [None, None]
     mean = None if a["peer_mean"] is None else fenced.copy(a["peer_mean"])
     stats = fenced.copy(STATS_BEFORE, 1)
     count = a["labels"].shape[0] if shared else 1
     classes = a["classes"] if shared else 0
-    need = ops.step_workspace(a["weight"], a["x"].shape[0], classes, count, mean is not None, a["optimiser"])
+    low = a["x"].dtype == torch.bfloat16
+    need = ops.step_workspace(a["weight"], a["x"].shape[0], classes, count, mean is not None, a["optimiser"], low)
+    weight_low = _weight_low(fenced, a)
     head = [a["x"], a["labels"], a["overlay"], classes] if shared else [a["x"], a["x_norm"]]
     settings = (
         "norm",
@@ -366,7 +424,7 @@ def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[s
         *head,
         *trained,
         a["lr"],
-        None,
+        weight_low,
         a["sign"],
         a["row_weight"],
         mean,
@@ -376,6 +434,8 @@ def step_call(a: dict[str, Any], fenced: Fenced) -> tuple[str, list[Any], dict[s
         *(a[k] for k in settings),
     ]
     written = dict(zip(STEP_NAMES, [*trained, mean, *keep, stats], strict=True))
+    if weight_low is not None:
+        written["weight_low"] = weight_low
     return "shared_step_" if shared else "layer_step_", arguments, written
 
 
@@ -400,7 +460,7 @@ def step_reference(**a: Any) -> dict[str, Any]:
     if not keep:
         result["h"] = result["h_norm"] = None
     if result["h"] is not None and result["h"].dtype != torch.float64:
-        result["h"] = result["h"].float()  # buffers of a step are float32, whatever x is
+        result["h"] = result["h"].to(torch.float32 if keep is True else keep)
     return result
 
 
@@ -642,7 +702,7 @@ def network_call(
     turns = len(units) if head else min(2, len(units))
     activities = [fenced.nan(variants * images * max(units[i::turns]), dtype=dtype) for i in range(turns)]
     peer = any(mean is not None for mean in a["peer_means"])
-    sizes = (images, a["classes"], variants, head, peer, a["optimisers"])
+    sizes = (images, a["classes"], variants, head, peer, a["optimisers"], dtype == torch.bfloat16)
     states = listed(written["weight_states"])
     return [
         *(a["x"], written["labels"][0], a["u"], a["overlay"], a["classes"]),
@@ -660,18 +720,21 @@ def _named(lists: dict[str, list[Tensor | None]]) -> dict[str, Tensor | None]:
     return {f"{name}[{i}]": t for name, entries in lists.items() for i, t in enumerate(entries)}
 
 
-def network(**a: Any) -> dict[str, Any]:
+def network(counted: bool = False, **a: Any) -> dict[str, Any]:
+    """With `counted`, stats hold the numbers of rows kept too, as in :func:`step`."""
     fenced = Fenced()
-    arguments, written = network_call(a, fenced)
+    arguments, written = network_call(a, fenced, kept_dtype(a["x"].dtype))
     assert ops.network_step_(*arguments) is None
     fenced.check()
-    counted = [None if t is None else t - STATS_BEFORE[: t.shape[0]].to(t.device) for t in written["stats"]]
-    return _named(written | {"stats": counted})
+    stats = [None if t is None else t - STATS_BEFORE[: t.shape[0]].to(t.device) for t in written["stats"]]
+    return _named(written | {"stats": stats if counted else [None if t is None else t[:7] for t in stats]})
 
 
 def network_reference(**a: Any) -> dict[str, Any]:
     result = ref.network_step(**a)
-    return _named({name: getattr(result, name) for name in NETWORK_LISTS} | {"labels": [result.labels]})
+    lists = {name: getattr(result, name) for name in NETWORK_LISTS}
+    lists["stats"] = [None if t is None else t[:7] for t in lists["stats"]]
+    return _named(lists | {"labels": [result.labels]})
 
 
 # ---------------------------------------------------------------- a sample call of each operation
@@ -684,21 +747,25 @@ def _fresh(t: Tensor | None) -> Tensor | None:
 def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
     """Positional arguments of ffkern.ops.<name>, for checks that are not about values."""
     shared = name.startswith("shared")
-    a = step_arguments(6, 12, 5, variants=3 if shared else 0, classes=4 if shared else 0, peer=True, keep=True)
+    layout = {"variants": 3, "classes": 4} if shared else {}
+    a = step_arguments(6, 12, 5, **layout, peer=True, keep=kept_dtype(dtype))
     kind = (a["norm"], a["eps"], a["goodness"])
-    outputs = (
-        [torch.zeros(s) for s in ((18, 5), (18,), (18,), (18,))]
-        if shared
-        else [torch.zeros(s) for s in ((6, 5), (6,), (6,), (6,))]
-    )
+    rows = 18 if shared else 6
+    outputs = [torch.zeros(rows, 5, dtype=kept_dtype(dtype)), *(torch.zeros(rows) for _ in range(3))]
+    low = dtype == torch.bfloat16
     x, weight, bias = a["x"].to(dtype), a["weight"], a["bias"]
     label = [a["labels"], a["overlay"], a["classes"]] if shared else []
     if name == "layer_forward":
-        return (x, weight, bias, None, *kind)
+        return (x, weight, bias, None, *kind, None)
     if name == "layer_forward_":
-        return (x, weight, bias, x.float().norm(dim=1), *outputs, *kind)
+        return (x, weight, bias, x.float().norm(dim=1), *outputs, *kind, None)
     if name == "shared_base":
-        return (x, weight, 4)
+        return (x, weight, 4, None)
+    if name == "pack_weight_":
+        return (
+            weight.to("cpu", dtype),
+            torch.zeros(1, 6, 16, 2, dtype=torch.bfloat16, device="cpu"),
+        )  # the CPU's alone
     if name in ("shared_variants", "shared_variants_"):
         both = ref.shared_base(a["x"], weight, 4)
         if name == "shared_variants":
@@ -714,7 +781,7 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
         return tuple(g.values())
     if name in ("layer_update_", "shared_update_"):
         g = update_arguments(a, peer=True)
-        need = ops.update_workspace(weight, 6, 4 if shared else 0, 3 if shared else 1, g["optimiser"])
+        need = ops.update_workspace(weight, 6, 4 if shared else 0, 3 if shared else 1, g["optimiser"], low)
         return (
             g["x"].to(dtype),
             g["h"].to(dtype),
@@ -729,13 +796,13 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
             *(g[k] for k in ("goodness", "optimiser", "hyper")),
         )
     if name in ("layer_step_", "shared_step_"):
-        _, arguments, _ = step_call(a, Fenced())
+        _, arguments, _ = step_call(a | {"x": x}, Fenced())
         arguments = [_fresh(t) if isinstance(t, Tensor) else t for t in arguments]
         arguments = [t.nan_to_num() if isinstance(t, Tensor) else t for t in arguments]
         return (x, *arguments[1:])
     if name == "predict_goodness":
         p = predict_arguments(5, [12, 7, 6], 3)
-        return (p["x"].to(dtype), *list(p.values())[1:])
+        return (p["x"].to(dtype), *list(p.values())[1:], None)
     labels = torch.randint(0, 4, (6,))
     if name in ("overlay_label", "concat_label"):
         return (x, torch.tensor([0, 1, -1, 3, 2, -1]), 4, torch.tensor([1.0, 0.1]))
@@ -762,7 +829,7 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
         )
     if name == "network_step_":
         n = network_arguments(6, [12, 5, 7], 4, head_layers=(0, 1), hard=True, peer=True)
-        arguments, _ = network_call(n, Fenced())
+        arguments, _ = network_call(n, Fenced(), kept_dtype(dtype))
 
         def plain(value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -776,4 +843,5 @@ def sample(name: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
 NO_TENSORS = {"step_workspace", "update_workspace", "network_workspace"}
 NO_TENSORS |= {"cpu_path", "reset_cpu_path", "float32_precision"}
 TENSOR_OPS = sorted(set(ops.SCHEMAS) - NO_TENSORS)
+CUDA_OPS = sorted(set(TENSOR_OPS) - {"pack_weight_"})  # tensor cores read weights as they are
 WRITING_OPS = [name for name in TENSOR_OPS if "!" in ops.SCHEMAS[name]]

@@ -985,7 +985,7 @@ def big_calls() -> dict[str, tuple[Callable[[Any, Any, Any], Any], int]]:
     w, sign = np.ones((units, inputs), np.float32), np.ones(rows, np.float32)
     h, vector = np.ones((rows, units), np.float32), np.ones(rows, np.float32)
     t = arrays.Trained(w.copy(), lr=0.1)
-    gradient_scratch = 4 * arrays._arrays.cpu.update_workspace(w, rows, 10, 1, "adam")
+    gradient_scratch = 4 * arrays._arrays.cpu.update_workspace(w, rows, 10, 1, "adam", False)
     predict_scratch = 4 * 1024 * 1024  # predict.cpp: blocks of rows, some hundred KiB; not a copy of x
     mean, generator = np.ones(inputs, np.float32), np.array([1, 2])
     return {

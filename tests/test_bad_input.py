@@ -82,8 +82,9 @@ VARIANTS = [
     ("labels", shape(0, 6), r"labels has shape \[0, 6\]; expected \[variants, 6\]"),
     ("labels", shape(6), r"labels has shape \[6\]; expected \[variants, 6\]"),
 ]
+OUTPUTS_LOW = ("h", dtype(torch.bfloat16), "h is bfloat16; it is updated in place and has to be float32")
 OUTPUTS = [
-    ("h", dtype(torch.bfloat16), "h is bfloat16; it is updated in place and has to be float32"),
+    ("h", dtype(torch.float16), "h is float16; it is updated in place and has to be float32"),
     ("h", strided, "h is not contiguous; it is updated in place"),
     ("goodness", shape(5), r"goodness has shape \[5\]; expected \[\d+\]"),
     ("scale", shape(5), r"scale has shape \[5\]; expected \[\d+\]"),
@@ -167,6 +168,7 @@ HEAD = [
     ("bias", shape(3), r"bias has shape \[3\]; expected \[4\]"),
     ("norm", to("max"), "norm is 'max'; expected"),
 ]
+NO_LOW = ("weight_low", to(torch.zeros(1, 6, 16, 2, dtype=torch.bfloat16)), "weight_low is given; expected none, as x")
 NO_ROWS = ("x", lambda t: t[:0], "x has no rows; expected at least one row to learn from")
 
 
@@ -207,7 +209,7 @@ NETWORK = [
     ("steps", nth(1, dtype(torch.int32)), r"steps\[1\] is int32; expected int64"),
     ("steps", nth(1, shape(2)), r"steps\[1\] has shape \[2\]; expected a 0-dim tensor"),
     ("lrs", nth(1, dtype(torch.float32)), r"lrs\[1\] is float32; expected float64"),
-    ("weights_low", nth(1, to(torch.ones(6, 5))), r"weights_low\[1\] has shape \[6, 5\]; expected \[7, 5\]"),
+    ("weights_low", nth(1, to(torch.ones(6, 5))), r"weights_low\[1\] is given; expected none, as x is not bfloat16"),
     ("peer_means", nth(1, shape(6)), r"peer_means\[1\] has shape \[6\]; expected \[7\]"),
     ("peer_means", nth(1, shape(0)), "peer_strength is 0.4 but peer_mean is None; expected both"),
     ("stats", nth(1, shape(3)), r"stats\[1\] has shape \[3\]; expected \[\d+\]"),
@@ -243,9 +245,10 @@ REFUSED: dict[str, list[tuple[str, Any, str]]] = {
         *OPTIONS,
         *GOODNESS,
         ("x_norm", to(torch.zeros(5)), r"x_norm has shape \[5\]; expected \[6\]"),
+        NO_LOW,
     ],
-    "layer_forward_": [*LAYER, *WEIGHT, *OPTIONS, *KIND, *OUTPUTS],
-    "shared_base": [*LAYER, *LABELS[-2:], WEIGHT[0]],
+    "layer_forward_": [*LAYER, *WEIGHT, *OPTIONS, *KIND, *OUTPUTS, OUTPUTS_LOW, NO_LOW],
+    "shared_base": [*LAYER, *LABELS[-2:], WEIGHT[0], NO_LOW],
     "shared_variants": [
         *LABELS,
         *VARIANTS,
@@ -273,9 +276,9 @@ REFUSED: dict[str, list[tuple[str, Any, str]]] = {
     ],
     "layer_grad": [*KEPT, *GOODNESS, ("x", shape(5, 12), r"has shape .*; expected \[5")],
     "shared_grad": [*KEPT, *GOODNESS, *LABELS, *VARIANTS],
-    "layer_update_": [*LAYER, *KEPT, *STATE, *WORKSPACE, *GOODNESS],
-    "shared_update_": [*LAYER, *KEPT, *STATE, *WORKSPACE, *GOODNESS, *LABELS, *VARIANTS],
-    "layer_step_": [*LAYER, *STATE, *WORKSPACE, *LESSON, *OPTIONS, *GOODNESS, NO_ROWS],
+    "layer_update_": [*LAYER, *KEPT, *STATE, *WORKSPACE, *GOODNESS, NO_LOW],
+    "shared_update_": [*LAYER, *KEPT, *STATE, *WORKSPACE, *GOODNESS, *LABELS, *VARIANTS, NO_LOW],
+    "layer_step_": [*LAYER, *STATE, *WORKSPACE, *LESSON, *OPTIONS, *GOODNESS, NO_ROWS, NO_LOW],
     "shared_step_": [
         *LAYER,
         *STATE,
@@ -285,9 +288,11 @@ REFUSED: dict[str, list[tuple[str, Any, str]]] = {
         *GOODNESS,
         *LABELS,
         *VARIANTS,
+        NO_LOW,
     ],
     "network_step_": NETWORK,
     "predict_goodness": [
+        ("weights_low", to([NO_LOW[1](None)]), "weights_low has 1 tensors; expected none, as x is not bfloat16"),
         ("x", shape(5, 11), r"x has shape \[5, 11\]; expected \[\*, 12\]"),
         ("x", dtype(torch.float64), "x is float64"),
         ("weights", to([]), "weights is empty; expected one matrix per layer"),
@@ -302,6 +307,15 @@ REFUSED: dict[str, list[tuple[str, Any, str]]] = {
         ("overlay", shape(1), r"overlay has shape \[1\]; expected \[2\]"),
         *OPTIONS,
         *GOODNESS,
+    ],
+    "pack_weight_": [
+        WEIGHT[0],
+        ("weight", shape(5), r"weight has shape \[5\]; expected a matrix"),
+        ("weight", dtype(torch.float64), "weight is float64; expected float32, bfloat16 or float16"),
+        ("out", shape(1, 6, 16), r"out has shape \[1, 6, 16\]; expected \[1, 6, 16, 2\]"),
+        ("out", shape(2, 6, 16, 2), r"out has shape \[2, 6, 16, 2\]; expected \[1, 6, 16, 2\]"),
+        ("out", dtype(torch.float32), "out is float32; expected bfloat16"),
+        ("out", strided, "out is not contiguous"),
     ],
     "overlay_label": [
         *LABELS[:5],
@@ -403,6 +417,24 @@ def unchanged(before: Any, after: Any) -> bool:
 
 REFUSALS = [(name, *case) for name, given in REFUSED.items() for case in given]
 NAMES = [f"{r[0]}-{r[1]}-{i}" for i, r in enumerate(REFUSALS)]
+# With x in bfloat16.
+LOW = [
+    ("weight_low", shape(1, 6, 16, 3), r"weight_low has shape \[1, 6, 16, 3\]; expected \[1, 6, 16, 2\]"),
+    ("weight_low", shape(5, 12), r"weight_low has shape \[5, 12\]; expected \[1, 6, 16, 2\]"),
+    ("weight_low", dtype(torch.float16), "weight_low is float16; expected bfloat16, as rows of bfloat16 ask for"),
+    ("weight_low", dtype(torch.float32), "weight_low is float32; expected bfloat16, as rows of bfloat16 ask for"),
+    ("weight_low", strided, "weight_low is not contiguous; it is updated in place"),
+]
+KEPT_LOW = [
+    ("h", dtype(torch.float32), "h is float32; expected bfloat16, as rows of bfloat16 ask for"),
+    ("h", dtype(torch.float16), "h is float16; expected bfloat16, as rows of bfloat16 ask for"),
+    ("h", strided, "h is not contiguous; it is updated in place"),
+    ("h", shape(5, 5), r"h has shape \[5, 5\]; expected \[\d+, 5\]"),
+]
+READS_LOW = [name for name in cases.TENSOR_OPS if "weight_low" in ops.SCHEMAS[name]]
+REFUSALS_LOW = [(name, *case) for name in READS_LOW for case in LOW]
+REFUSALS_LOW += [(name, *case) for name in ("layer_forward_", "layer_step_", "shared_step_") for case in KEPT_LOW]
+REFUSALS_LOW += [(name, *WORKSPACE[0]) for name in READS_LOW if "workspace" in ops.SCHEMAS[name]]
 
 
 def test_every_operation_refuses_something():
@@ -420,6 +452,38 @@ def test_refused(name, argument, change, message):
         getattr(ops, name)(*arguments)
     for key, a, b in zip(names, before, arguments, strict=True):
         assert unchanged(a, b), f"{key} changed"
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "change", "message"),
+    REFUSALS_LOW,
+    ids=[f"{r[0]}-{r[1]}-{i}" for i, r in enumerate(REFUSALS_LOW)],
+)
+def test_refused_with_bfloat16(name, argument, change, message):
+    arguments, names = list(sample(name, torch.bfloat16)), schema(name)
+    weight = arguments[names.index("weight")]
+    arguments[names.index("weight_low")] = cases.packed(weight)
+    getattr(ops, name)(*copies(arguments))
+    at = names.index(argument)
+    arguments[at] = change(arguments[at])
+    before = copies(arguments)
+    with pytest.raises(RuntimeError, match=rf"^ffkern::{name}: .*({message})"):
+        getattr(ops, name)(*arguments)
+    for key, a, b in zip(names, before, arguments, strict=True):
+        assert unchanged(a, b), f"{key} changed"
+
+
+def test_packed_weights_of_another_network():
+    arguments = list(sample("predict_goodness", torch.bfloat16))
+    good = [cases.packed(w) for w in arguments[1]]
+    for low, message in [
+        (good[:1], "weights_low has 1 tensors; expected none, or one for each of weights"),
+        ([*good, good[0]], "weights_low has 3 tensors; expected none, or one for each of weights"),
+        ([good[0], good[0]], r"weights_low has shape \[1, 6, 16, 2\]; expected \[1, 4, 16, 2\]"),
+        ([good[0], good[1].float()], "weights_low is float32; expected bfloat16"),
+    ]:
+        with pytest.raises(RuntimeError, match=rf"^ffkern::predict_goodness: {message}"):
+            ops.predict_goodness(*arguments[:-1], low)
 
 
 @pytest.mark.parametrize("name", WRITING_OPS)

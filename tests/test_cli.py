@@ -613,13 +613,15 @@ def test_info_as_json_and_as_text(capsys, monkeypatch):
     assert facts["cpu"]["isa"] in facts["cpu"]["isa_available"]
     assert "portable" in facts["cpu"]["isa_available"]
     assert facts["cpu"]["gemm"] in ("blas", "own")
+    assert facts["cpu"]["bfloat16"] in facts["cpu"]["bfloat16_available"]
+    assert {"amx_emulated", "fma"} <= set(facts["cpu"]["bfloat16_available"])
     assert facts["cpu"]["threads"] == torch.get_num_threads()
     assert facts["cuda"]["images"] == facts["build"]["cuda_archs"]
     assert facts["cuda"]["device_usable"] == torch.cuda.is_available()
     code, out, _ = run(capsys, "info")
     assert code == 0
     assert f"{facts['cpu']['isa']} in use of" in out
-    assert "bfloat16 and float16: on the CPU storage formats, computed in float32" in out
+    assert "float16 is storage, computed in float32" in out
 
 
 def test_info_finds_the_driver_where_the_environment_says(monkeypatch):

@@ -18,6 +18,12 @@ from ffkern.trainer import Trainer
 pytestmark = pytest.mark.emulated
 
 
+def as_on_cuda(patch: pytest.MonkeyPatch) -> None:
+    """What the modules tell from the device of a tensor: activities are stored as x is, and weights are not packed."""
+    patch.setattr(nn, "_stored", lambda x: torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype)
+    patch.setattr(nn, "_packed", lambda weight: False)
+
+
 def digits_net() -> tuple[FFNet, Tensor, Tensor]:
     found = data.digits().scaled("mean-image")
     return FFNet([64, 500, 500], 10, label="concat"), found.train_x, found.train_y
@@ -54,7 +60,6 @@ def test_the_trainer_does_not_notice() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_a_step_of_the_articles_network(dtype: torch.dtype, negatives: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """784-500-500 with a softmax head, against the CPU: statistics, weights, and low copies beside the weights."""
-    monkeypatch.setattr(nn, "_stored", lambda x: x.dtype)  # as for CUDA tensors: activities stored as x is
     rows = 20 if negatives == "all" else 60
     x = torch.rand(rows, 784).to(dtype)
     labels = torch.randint(0, 10, (rows,))
@@ -67,9 +72,10 @@ def test_a_step_of_the_articles_network(dtype: torch.dtype, negatives: str, monk
         opt = optim.SGD(net.layers.parameters(), lr=0.5, momentum=0.9)
         head_opt = optim.SGD(net.head.parameters(), lr=0.5, momentum=0.9)
         generator = torch.Generator().manual_seed(1)
-        with emulated.device(device) if device != "cpu" else monkeypatch.context() as patch:
-            if device == "cpu":
-                patch.setattr(nn, "_stored", lambda x: torch.float32)
+        on = emulated.device(device) if device != "cpu" else contextlib.nullcontext()
+        with on, monkeypatch.context() as patch:
+            if device != "cpu":
+                as_on_cuda(patch)
             for _ in range(2):
                 net.step(x, labels, opt, negatives=negatives, generator=generator, head_opt=head_opt)
             logits.append(net.logits(x))
@@ -91,7 +97,7 @@ def test_a_step_of_the_articles_network(dtype: torch.dtype, negatives: str, monk
 
 
 def test_weights_changed_by_hand_reach_the_low_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nn, "_stored", lambda x: x.dtype)
+    as_on_cuda(monkeypatch)
     layer = nn.FFLinear(24, 16)
     other = copy.deepcopy(layer)
     x, sign = torch.randn(8, 24).bfloat16(), torch.tensor([1.0, -1] * 4)
@@ -121,7 +127,7 @@ def stepped(layer: nn.FFLinear, x: Tensor, sign: Tensor) -> Tensor:
 @pytest.mark.parametrize("change", ["assign", "parameter", "inference", "refused", "float32"])
 def test_the_low_copy_is_never_stale(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever happens between two steps, the second reads the weights that are there."""
-    monkeypatch.setattr(nn, "_stored", lambda x: x.dtype)
+    as_on_cuda(monkeypatch)
     x, sign = torch.randn(8, 24).bfloat16(), torch.tensor([1.0, -1] * 4)
     layer, other = nn.FFLinear(24, 16), nn.FFLinear(24, 16)
     with emulated.device("sm_80"):
@@ -152,9 +158,7 @@ def test_the_low_copy_is_never_stale(change: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("negatives", ["uniform", "hard"])
 def test_autocast_reaches_every_update(negatives: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """float32 images under autocast train as bfloat16 images do, whether the passes are one or two."""
-    monkeypatch.setattr(
-        nn, "_stored", lambda x: torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
-    )  # as for CUDA tensors
+    as_on_cuda(monkeypatch)
     x, labels = torch.rand(7, 30), torch.randint(0, 5, (7,))
     start = FFNet([30, 20, 12], 5, head_layers="all")
     weights = []
@@ -171,7 +175,7 @@ def test_autocast_reaches_every_update(negatives: str, monkeypatch: pytest.Monke
 
 
 def test_passes_without_a_step_use_the_tensor_cores_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nn, "_stored", lambda x: x.dtype)
+    as_on_cuda(monkeypatch)
     net = FFNet([30, 20, 12], 5, head_layers="all")
     x = torch.rand(7, 30).bfloat16()
     with emulated.device("sm_80") as driver:

@@ -216,7 +216,7 @@ def test_every_operation_under_the_emulator(device):
     """It checks what compute-sanitizer checks: bounds, shared memory, memory that nobody has written."""
     with emulated.device(device):
         made = every_operation.run()
-    assert made == 3 * len(every_operation.DTYPES) * len(op_cases.TENSOR_OPS)
+    assert made == 3 * len(every_operation.DTYPES) * len(op_cases.CUDA_OPS)
 
 
 def test_an_operation_left_out_is_noticed(monkeypatch):
@@ -335,7 +335,7 @@ def test_the_gate_judges_replays(case):
 
 def test_every_operation_has_a_case():
     covered = set(operations.RESULTS) | operations.IN_STEPS_AND_PREDICTIONS | operations.SAME_LAUNCHES
-    assert covered == set(op_cases.TENSOR_OPS)
+    assert covered == set(op_cases.CUDA_OPS)
     names = [case.name for case in gpu.all_cases(quick=False)]
     assert len(set(names)) == len(names)
     assert set(names) >= set(gpu_report.SHOWN) | gpu.COMPILED

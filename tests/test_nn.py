@@ -151,6 +151,224 @@ def test_step_on_bfloat16_weights_is_refused():
     assert int(opt.state[layer.weight]["step"]) == 0
 
 
+# ----------------------------------------------------------- bfloat16 images, float32 weights
+
+
+def low_batch(rows: int = 12, inputs: int = 20) -> tuple[Tensor, Tensor]:
+    return torch.rand(rows, inputs).bfloat16(), torch.randint(0, 3, (rows,))
+
+
+def trained_on_bfloat16(negatives: str = "uniform", **options: Any) -> tuple[FFNet, Any]:
+    net = FFNet([20, 17, 9], classes=3, **options)
+    opt = optim.SGD(net.layers.parameters(), 0.1)
+    for _ in range(2):
+        net.step(*low_batch(), opt, negatives=negatives)
+    return net, opt
+
+
+def test_weights_of_bfloat16_training_are_ordinary_ones():
+    net, _ = trained_on_bfloat16()
+    state = net.state_dict()
+    assert set(state) == set(FFNet([20, 17, 9], classes=3).state_dict())
+    assert all(t.dtype == torch.float32 for t in state.values())
+    assert all(
+        t.shape == other.shape
+        for t, other in zip(state.values(), FFNet([20, 17, 9], 3).state_dict().values(), strict=True)
+    )
+    other = FFNet([20, 17, 9], classes=3)
+    other.load_state_dict(state)
+    x, labels = low_batch()
+    assert torch.equal(other.goodness(x.float()), net.goodness(x.float()))
+    before = parameters(other)
+    other.step(x.float(), labels, optim.SGD(other.parameters(), 0.1))
+    assert not same(before, parameters(other))
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "hard", "all"])
+def test_bfloat16_training_is_float32_training_but_for_rounding(negatives):
+    """A softmax head on it too: statistics, weights, logits and goodness."""
+    start = FFNet([120, 100, 60], classes=10, head_layers="all", norm="rms", goodness="mean_sq", threshold=2.0)
+    x, labels = torch.rand(60, 120).bfloat16(), torch.randint(0, 10, (60,))
+    seen = []
+    for given in (x, x.float()):
+        net = copy.deepcopy(start)
+        opts = [optim.SGD(part.parameters(), 0.5, momentum=0.9) for part in (net.layers, net.head)]
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(2):
+            net.step(given, labels, opts[0], negatives=negatives, generator=generator, head_opt=opts[1])
+        seen.append((net.state_dict(), net.metrics(), net.logits(given), net.goodness(given)))
+    (low, low_metrics, *low_rest), (wide, wide_metrics, *rest) = seen
+    for one, other in zip(low_metrics, wide_metrics, strict=True):
+        assert one["rows"] == other["rows"]
+        assert one["loss"] == pytest.approx(other["loss"], rel=0.02)
+    for name, value in wide.items():
+        moved = float((value - start.state_dict()[name]).norm())
+        assert 0 < float((low[name] - value).norm()) <= 0.04 * moved, name
+    for one, other in zip(low_rest, rest, strict=True):
+        assert not torch.equal(one, other)
+        torch.testing.assert_close(one, other, rtol=0.1, atol=0.02 * float(other.abs().max()))
+
+
+def check_fresh(net: FFNet) -> None:
+    """Steps and answers are those of a copy, which has no packed weights that could be stale."""
+    twin, (x, labels) = copy.deepcopy(net), low_batch()
+    assert all(layer._low is None for layer in twin.layers)
+    assert torch.equal(net.goodness(x), twin.goodness(x))
+    for a, b in zip(net.features(x), twin.features(x), strict=True):
+        assert torch.equal(a, b)
+    twin = copy.deepcopy(net)
+    for each in (net, twin):
+        each.step(x, labels, optim.SGD(each.parameters(), 0.1), generator=torch.Generator().manual_seed(3))
+    assert same(parameters(net), parameters(twin))
+    for layer in net.layers:  # the update has left what a product reads
+        assert torch.equal(layer._low, cases.packed(layer.weight.detach()))
+        assert layer._low_is_current()
+
+
+def in_place(net: FFNet, opt: Any) -> FFNet:
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.weight.neg_()
+    return net
+
+
+def loaded(net: FFNet, opt: Any, assign: bool = False) -> FFNet:
+    net.load_state_dict(FFNet([20, 17, 9], classes=3).state_dict(), assign=assign)
+    return net
+
+
+def replaced(net: FFNet, opt: Any) -> FFNet:
+    for layer in net.layers:
+        fresh = nn.Parameter(torch.empty_like(layer.weight))
+        with torch.no_grad():
+            while fresh._version < layer.weight._version:
+                fresh.normal_()
+        layer.weight = fresh
+    return net
+
+
+def in_float32(net: FFNet, opt: Any) -> FFNet:
+    x, labels = low_batch()
+    net.step(x.float(), labels, opt)
+    return net
+
+
+def by_torch(net: FFNet, opt: Any) -> FFNet:
+    x, _ = low_batch()
+    other = torch.optim.SGD(net.parameters(), 0.1)
+    net.layers[0].local_loss(x, torch.ones(12))[0].backward()
+    other.step()
+    return net
+
+
+def frozen_for_a_while(net: FFNet, opt: Any) -> FFNet:
+    net.layers[0].requires_grad_(False)
+    net.step(*low_batch(), opt)
+    net.layers[0].requires_grad_(True)
+    return net
+
+
+def refused(net: FFNet, opt: Any) -> FFNet:
+    x, _labels = low_batch()
+    with pytest.raises(RuntimeError, match="has shape"):
+        net.layers[0].step(x[:, :19], torch.ones(12), opt)
+    return in_place(net, opt)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net, opt: net,
+        in_place,
+        loaded,
+        lambda net, opt: loaded(net, opt, assign=True),
+        replaced,
+        in_float32,
+        by_torch,
+        frozen_for_a_while,
+        refused,
+        lambda net, opt: copy.deepcopy(net),
+        lambda net, opt: pickle.loads(pickle.dumps(net)),
+    ],
+    ids=[
+        "nothing",
+        "in_place",
+        "loaded",
+        "assigned",
+        "replaced",
+        "float32",
+        "torch",
+        "frozen",
+        "refused",
+        "deepcopy",
+        "pickle",
+    ],
+)
+def test_packed_weights_are_never_stale(change):
+    check_fresh(change(*trained_on_bfloat16()))
+
+
+def test_packed_weights_are_kept():
+    """A step packs none: it reads those of the last one, in the same memory."""
+    net, opt = trained_on_bfloat16()
+    memory = [layer._low.data_ptr() for layer in net.layers]
+    before = [layer._low.clone() for layer in net.layers]
+    net.step(*low_batch(), opt)
+    assert [layer._low.data_ptr() for layer in net.layers] == memory
+    assert not any(torch.equal(layer._low, low) for layer, low in zip(net.layers, before, strict=True))
+    # and they are what is read: others give other answers
+    x, _ = low_batch()
+    goodness = net.goodness(x)
+    net.layers[0]._low.neg_()
+    assert not torch.equal(net.goodness(x), goodness)
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "hard", "all"])
+def test_a_frozen_layer_passes_bfloat16_activities_on(negatives):
+    """The layer above sees those from before any update, so it learns the same whether the first learns or not."""
+    start, _ = trained_on_bfloat16(head_layers="all")
+    x, labels = low_batch()
+    after = []
+    for frozen in (False, True):
+        net = copy.deepcopy(start)
+        net.layers[0].requires_grad_(not frozen)
+        opt = optim.SGD([p for p in net.parameters() if p.requires_grad], 0.1)
+        net.step(x, labels, opt, negatives=negatives, generator=torch.Generator().manual_seed(5))
+        after.append([parameters(layer) for layer in net.layers])
+    assert same(after[1][0], parameters(start.layers[0]))
+    assert not same(after[0][0], after[1][0])
+    assert same(after[0][1], after[1][1])
+    assert not same(after[1][1], parameters(start.layers[1]))
+
+
+def test_prediction_from_bfloat16_images():
+    net, _ = trained_on_bfloat16()
+    x, _ = low_batch(50)
+    goodness = net.goodness(x)
+    assert goodness.dtype == torch.float32
+    assert torch.equal(net.predict(x, "all"), goodness.sum(0).argmax(1))
+    each = [net.goodness(x, torch.full((50,), c)) for c in range(3)]  # through the operations of a pass
+    assert torch.equal(goodness, torch.stack(each, 2))
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "hard", "all"])
+def test_autocast_on_the_cpu_trains_as_bfloat16_images_do(negatives):
+    x, labels = torch.rand(12, 20), torch.randint(0, 3, (12,))
+    start = FFNet([20, 17, 9], classes=3, head_layers="all")
+    results = []
+    for autocast in (False, True):
+        net = copy.deepcopy(start)
+        opts = [optim.SGD(part.parameters(), 0.1) for part in (net.layers, net.head)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            given = x if autocast else x.bfloat16()
+            for seed in range(2):
+                generator = torch.Generator().manual_seed(seed)
+                net.step(given, labels, opts[0], negatives=negatives, generator=generator, head_opt=opts[1])
+            answers = [net.goodness(given), net.logits(given), *net.features(given)]
+        results.append([*parameters(net), *answers])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_step_after_a_change_of_dtype_and_back():
     """Module.to(dtype) keeps the Parameter: the optimiser goes on with it."""
     layer = FFLinear(20, 12)

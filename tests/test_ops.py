@@ -35,7 +35,7 @@ every_kind = pytest.mark.parametrize(("norm", "goodness"), NORM_GOODNESS)
 every_device = pytest.mark.usefixtures("device")
 every_optimiser = pytest.mark.parametrize("optimiser", OPTIMISERS)
 every_backend = pytest.mark.usefixtures("backend")
-storage = pytest.mark.parametrize("dtype", LOW, ids=str)
+storage = cases.every_backend_of(*LOW)
 
 
 def parity(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -93,15 +93,14 @@ def test_layer_forward(shape, kind):
         equal(cases.forward_in_place(**a), got)
 
 
-@every_backend
 @storage
 @pytest.mark.parametrize("shape", [(1, 7, 3), (13, 113, 65), (137, 200, 33)], ids=shape_name)
 def test_layer_forward_in_low_precision_storage(shape, dtype, backend):
-    """float32 sums: h errs by its own rounding to storage. On the CPU the products are float32 too, to the bit."""
+    """float32 sums: h errs by its own rounding to storage. The CPU computes float16 in float32, to the bit."""
     a = cases.layer_arguments(*shape, dtype=dtype)
     with cases.expecting_bfloat16(backend, dtype):
         got = check_parity(cases.forward, cases.forward_reference, a)
-    if not backend.startswith("cpu"):
+    if not backend.startswith("cpu") or dtype == torch.bfloat16:
         return
     wide = cases.forward(**{k: v.float() if k in ("x", "weight") else v for k, v in a.items()})
     assert torch.equal(got["h"], wide["h"].to(dtype))
@@ -110,9 +109,8 @@ def test_layer_forward_in_low_precision_storage(shape, dtype, backend):
 
 
 @parity("shared_base")
-@every_backend
+@cases.every_backend_of(torch.float32, *LOW)
 @pytest.mark.parametrize("shape", [(1, 2, 1), (13, 113, 65), (137, 200, 33)], ids=shape_name)
-@pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
 def test_shared_base(shape, dtype, backend):
     classes = min(10, shape[1] - 1)
     a = cases.layer_arguments(*shape, dtype=dtype)
@@ -232,7 +230,6 @@ def test_layer_grad(shape, kind):
         check_parity(cases.gradient, cases.gradient_reference, a)
 
 
-@every_backend
 @storage
 def test_layer_grad_of_low_precision_storage(dtype, backend):
     a = cases.grad_arguments(cases.step_arguments(53, 70, 41), peer=True)
@@ -354,12 +351,13 @@ def test_first_step_from_empty_state(optimiser):
     check_parity(cases.step, cases.step_reference, a)
 
 
-@every_backend
 @storage
+@pytest.mark.parametrize("peer", [False, True])
 @pytest.mark.parametrize("variants", [0, 3])
-def test_step_on_low_precision_inputs(dtype, variants, backend):
-    """x rounded first; on the CPU the step itself, kept activities included, is float32."""
-    a = cases.step_arguments(29, 67, 45, variants=variants, classes=10 if variants else 0, keep=True)
+def test_step_on_low_precision_inputs(dtype, variants, peer, backend):
+    """x rounded first; float32 but for the operands of products, and for activities kept in bfloat16."""
+    keep = cases.kept_dtype(dtype) if backend.startswith("cpu") else True
+    a = cases.step_arguments(29, 67, 45, variants=variants, classes=10 if variants else 0, keep=keep, peer=peer)
     a["x"] = a["x"].to(dtype).float()
     unit = cases.operand_unit(backend, dtype)
     with cases.expecting_bfloat16(backend, dtype):
@@ -449,10 +447,9 @@ def test_predict_goodness(sizes, norm, goodness):
         check_parity(cases.predict, cases.predict_reference, a, draws=1)
 
 
-@every_backend
 @storage
 def test_predict_goodness_of_low_precision_storage(dtype, backend):
-    """On the CPU activities between layers stay float32; the reference, and CUDA, round them."""
+    """The CPU keeps float16 activities between layers in float32; the reference, and CUDA, round them."""
     a = cases.predict_arguments(23, [40, 19, 7], 10, dtype=dtype)
     with cases.expecting_bfloat16(backend, dtype):
         check_parity(cases.predict, cases.predict_reference, a)
@@ -462,6 +459,37 @@ def test_predict_goodness_of_low_precision_storage(dtype, backend):
 def test_predict_goodness_with_either_product():
     a = cases.predict_arguments(70, [67, 33, 17], 10)
     check_parity(cases.predict, cases.predict_reference, a)
+
+
+@parity("pack_weight_")
+@pytest.mark.usefixtures("unit")
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (16, 32), (17, 33), (65, 113), (48, 640)], ids=shape_name)
+@pytest.mark.parametrize("dtype", [torch.float32, *LOW], ids=str)
+def test_pack_weight(shape, dtype):
+    """The bits of torch's conversion: ties to even, overflow to infinity, NaN as NaN."""
+    weight = torch.randn(shape) * 2.0 ** torch.randint(-60, 60, shape)
+    special = [2.0**-126, 1 + 2.0**-8, 1 + 3 * 2.0**-8, 1 + 2.0**-8 + 2.0**-23, 3.4e38, -3.4e38, -0.0]
+    special += [float("inf"), float("-inf"), float("nan")]
+    for value in special:
+        weight[torch.rand(shape) < 0.05] = value
+    weight.view(torch.int32)[torch.rand(shape) < 0.05] = 0x7F800001  # rounding alone would make it infinity
+    weight.view(torch.int32)[torch.rand(shape) < 0.05] = -1  # and this one 0
+    weight = weight.to(dtype)
+    weight = torch.where(weight.abs() < 2.0**-126, 0, weight)  # subnormal numbers: test_subnormal_weights
+    want = cases.packed_reference(weight)
+    number = ~want.isnan()
+    for same in (weight, Fenced().copy(weight, 3, shape[1] + 5), weight.t().contiguous().t()):
+        got = cases.packed(same)
+        assert torch.equal(got.isnan(), ~number)
+        assert torch.equal(got.view(torch.int16)[number], want.view(torch.int16)[number])
+
+
+@pytest.mark.usefixtures("unit")
+def test_subnormal_weights():
+    """Rounded, or 0 as the units for bfloat16 take them."""
+    weight = 2.0**-127 * torch.randn(17, 70)
+    got, want = cases.packed(weight).float(), cases.packed_reference(weight).float()
+    assert bool(((got == want) | (got == 0)).all())
 
 
 @parity("overlay_label", "concat_label")
@@ -728,6 +756,12 @@ def test_cpu_path(isa, monkeypatch):
         ops.reset_cpu_path()
     monkeypatch.setenv("FFKERN_CPU_ISA", "portable")
     assert ops.reset_cpu_path().startswith("portable;")
+    for name in ("avx", "avx512_bf16"):  # the second goes with AVX-512
+        monkeypatch.setenv("FFKERN_BF16", name)
+        with pytest.raises(RuntimeError, match=rf"FFKERN_BF16 is '{name}'.*has: amx_emulated, fma$"):
+            ops.reset_cpu_path()
+    monkeypatch.delenv("FFKERN_BF16")
+    assert ops.reset_cpu_path().split(";")[3:] == ["fma", "amx_emulated, fma"]
     monkeypatch.setenv("FFKERN_GEMM", "magic")
     with pytest.raises(RuntimeError, match=r"FFKERN_GEMM is 'magic'; expected 'blas' or 'own'"):
         ops.reset_cpu_path()
@@ -1053,13 +1087,21 @@ def composed(a: dict[str, Any]) -> dict[str, Any]:
     def forward(i: int, labels: Tensor, below: Any) -> tuple[Tensor, ...]:
         w, b = written["weights"][i], written["biases"][i]
         if i == 0:
-            return ops.shared_variants(*ops.shared_base(x, w, classes), w, b, labels, overlay, classes, *kind)
+            base, rest_norm = ops.shared_base(x, w, classes)
+            rows, units = labels.numel(), w.shape[0]
+            out = torch.zeros(rows, units, dtype=x.dtype), *(torch.zeros(rows) for _ in range(3))
+            ops.shared_variants_(base, rest_norm, w, b, labels, overlay, *out, classes, *kind)
+            return out
         return ops.layer_forward(below[0], w, b, below[3], *kind)
 
     def memory(i: int) -> Tensor:
         size = (n, classes, lesson.shape[0]) if i == 0 else (sign.shape[0], 0, 1)
         w = written["weights"][i]
-        return torch.zeros(max(ops.step_workspace(w, *size, True), ops.update_workspace(w, *size)))
+        low = x.dtype == torch.bfloat16
+        rule = a["optimisers"][i]
+        return torch.zeros(
+            max(ops.step_workspace(w, *size, True, rule, low), ops.update_workspace(w, *size, rule, low))
+        )
 
     def loss(i: int) -> tuple[float, ...]:
         return a["thresholds"][i], a["temperatures"][i]
@@ -1074,8 +1116,8 @@ def composed(a: dict[str, Any]) -> dict[str, Any]:
                 out = forward(i, labels, out)
                 continue
             units = written["weights"][i].shape[0]
-            kept = torch.zeros(sign.shape[0], units), torch.zeros(sign.shape[0])
-            stats[i] = torch.zeros(7, dtype=torch.float64)
+            kept = torch.zeros(sign.shape[0], units, dtype=x.dtype), torch.zeros(sign.shape[0])
+            stats[i] = torch.zeros(9, dtype=torch.float64)
             rest = (sign, weight_of_rows, written["peer_means"][i], memory(i), stats[i], *kept, *kind)
             settings = (*trained(i), None, *rest, *loss(i), *peer(i), *rule(i))
             if i == 0:
@@ -1108,7 +1150,7 @@ def composed(a: dict[str, Any]) -> dict[str, Any]:
         _, coef, stats[i] = ops.local_loss(goodness, sign, weight_of_rows, *loss(i))
         mean = written["peer_means"][i]
         p = None if mean is None else ops.peer_update_(h, sign, mean, *peer(i))
-        tail = (sign, p, *trained(i), None, memory(i), a["goodness"], *rule(i))
+        tail = (sign, p, *trained(i), None, memory(i), stats[i], a["goodness"], *rule(i))
         if i == 0:
             ops.shared_update_(x, h, scale, coef, lesson, overlay, classes, *tail)
         else:
@@ -1117,14 +1159,17 @@ def composed(a: dict[str, Any]) -> dict[str, Any]:
 
 
 @every_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("which", NETWORKS)
-def test_network_step_is_made_of_the_other_operations(which, monkeypatch):
+def test_network_step_is_made_of_the_other_operations(which, dtype, device, monkeypatch):
     """The same bits as one operation after the other, on a product whose rows do not depend on their place."""
     monkeypatch.setenv("FFKERN_GEMM", "own")
     ops.reset_cpu_path()
     a = cases.network_arguments(13, [31, 17, 9, 12], 5, **NETWORKS[which])
-    monkeypatch.setattr(cases, "STATS_BEFORE", torch.zeros(7, dtype=torch.float64))
-    equal(cases.network(**a), composed(a))
+    a["x"] = a["x"].to(dtype)
+    monkeypatch.setattr(cases, "STATS_BEFORE", torch.zeros(9, dtype=torch.float64))
+    with cases.expecting_bfloat16(device, dtype):
+        equal(cases.network(counted=True, **a), composed(a))
     monkeypatch.undo()
     ops.reset_cpu_path()
 

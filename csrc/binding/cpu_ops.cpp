@@ -85,7 +85,8 @@ struct Rows {
     if (!is_low) hold = as_float(t);
     pitch = contiguous_rows(hold);
     if (is_low) {
-      low = static_cast<const uint16_t*>(hold.const_data_ptr());
+      static constexpr uint16_t kNone = 0;  // no rows may have no memory, and null says that the rows are not bfloat16
+      low = rows * cols > 0 ? static_cast<const uint16_t*>(hold.const_data_ptr()) : &kNone;
     } else {
       data = hold.const_data_ptr<float>();
     }
@@ -125,11 +126,11 @@ float* writable(const char* op, const char* name, const MaybeTensor& t, std::ini
   return t.has_value() ? writable(op, name, *t, shape) : nullptr;
 }
 
-/// Activities written in place: bfloat16 where the rows are.
+/// What goes with rows of bfloat16 and is written in place.
 uint16_t* writable_low(const char* op, const char* name, const Tensor& t, std::initializer_list<int64_t> shape) {
   if (!t.is_cpu()) refuse(op, name, " is on another device; expected the CPU, as x is");
   if (t.scalar_type() != ScalarType::BFloat16) {
-    refuse(op, name, " is ", dtype_text(t.scalar_type()), "; expected bfloat16, the dtype of x");
+    refuse(op, name, " is ", dtype_text(t.scalar_type()), "; expected bfloat16, as rows of bfloat16 ask for");
   }
   check_shape(op, name, t, shape);
   check_in_place(op, name, t);
@@ -216,12 +217,14 @@ struct LayerInputs {
     layer.bias = bias.data;
   }
 
+  void check_low(const char* op, bool given) const {
+    if (given && layer.x_low == nullptr) refuse(op, "weight_low is given; expected none, as x is not bfloat16");
+  }
+
   /// What the product of rows of bfloat16 reads: the packed weights that the caller keeps, or that are made here.
   void set_low(const char* op, const MaybeTensor& weight_low) {
-    if (layer.x_low == nullptr) {
-      if (weight_low.has_value()) refuse(op, "weight_low is given; expected none, as x is not bfloat16");
-      return;
-    }
+    check_low(op, weight_low.has_value());
+    if (layer.x_low == nullptr) return;
     if (weight_low.has_value()) {
       layer.weight_low = packed_weight(op, "weight_low", *weight_low, layer.units, layer.inputs);
       return;
@@ -269,9 +272,9 @@ struct NewActivities {
     } else {
       h = frontend::result("h", like, {rows, units}, like.scalar_type());
     }
-    out = {is_low ? nullptr : h.mutable_data_ptr<float>(),
-           is_low ? static_cast<uint16_t*>(h.mutable_data_ptr()) : nullptr, goodness.mutable_data_ptr<float>(),
-           scale.mutable_data_ptr<float>(), h_norm.mutable_data_ptr<float>()};
+    out = {is_low ? nullptr : h.mutable_data_ptr<float>(), goodness.mutable_data_ptr<float>(),
+           scale.mutable_data_ptr<float>(), h_norm.mutable_data_ptr<float>(),
+           is_low ? static_cast<uint16_t*>(h.mutable_data_ptr()) : nullptr};
   }
   std::tuple<Tensor, Tensor, Tensor, Tensor> results() const {
     if (half.has_value()) frontend::copy(*half, h);
@@ -281,9 +284,9 @@ struct NewActivities {
 
 cpu::Activities writable_activities(const char* op, bool low, int64_t rows, int64_t units, const Tensor& h,
                                     const Tensor& goodness, const Tensor& scale, const Tensor& h_norm) {
-  return {low ? nullptr : writable(op, "h", h, {rows, units}), low ? writable_low(op, "h", h, {rows, units}) : nullptr,
-          writable(op, "goodness", goodness, {rows}), writable(op, "scale", scale, {rows}),
-          writable(op, "h_norm", h_norm, {rows})};
+  return {low ? nullptr : writable(op, "h", h, {rows, units}), writable(op, "goodness", goodness, {rows}),
+          writable(op, "scale", scale, {rows}), writable(op, "h_norm", h_norm, {rows}),
+          low ? writable_low(op, "h", h, {rows, units}) : nullptr};
 }
 
 /// Optimiser settings and the tensors it writes.
@@ -540,6 +543,7 @@ std::tuple<Tensor, Tensor> shared_grad(const Tensor& x, const Tensor& h, const T
 void update(const char* op, const LayerInputs& in, const Tensor& h, const Tensor& scale, const Tensor& coef,
             const MaybeTensor& sign, const MaybeTensor& peer, const Tensor& workspace, const MaybeTensor& stats,
             Update change) {
+  in.check_low(op, change.trained.weight_low != nullptr);
   const KeptActivities kept(op, in.layer, h, scale, coef, sign, peer);
   const cpu::Provider provider = frontend::provider();
   float* memory = workspace_of(op, workspace, cpu::update_floats(provider, in.layer, change.params.kind));
@@ -680,8 +684,8 @@ Tensor predict_goodness(const Tensor& x, std::vector<Tensor> weights, std::vecto
     }
     low_data.push_back(packed_weight(op, "weights_low", packed[l], w.rows, w.cols));
   }
-  const cpu::Stack stack{static_cast<int64_t>(units.size()), weight_data.data(), low_data.data(), bias_data.data(),
-                         units.data()};
+  const cpu::Stack stack{static_cast<int64_t>(units.size()), weight_data.data(), bias_data.data(), units.data(),
+                         low_data.data()};
   Tensor out = float_result("goodness", x, {stack.depth, first.layer.images, classes}), hold;
   const cpu::Provider provider = frontend::provider();
   float* memory = scratch_of(hold, x, cpu::predict_floats(provider, first.layer, stack));

@@ -129,7 +129,7 @@ struct PairCandidate {
   bool supported;
 };
 
-/// Worst first; the emulated ones only by name. Those with AVX-512 go with that instruction set.
+/// Worst first; tiles in software only by name. Those with AVX-512 go with that instruction set.
 std::vector<PairCandidate> pair_candidates() {
   const Candidate& isa = current();
   std::vector<PairCandidate> list{{&amx_emulated::kPairKernels, true}, {isa.pairs, true}};

@@ -66,20 +66,20 @@ struct Lesson {
 /// What a forward pass leaves of each row.
 struct Activities {
   float* h = nullptr;         // [rows, M], or null where a call allows it
-  uint16_t* h_low = nullptr;  // [rows, M] bfloat16, instead of h
   float* goodness = nullptr;  // [rows]
   float* scale = nullptr;     // [rows] r = 1 / (norm of the row of x + eps)
   float* h_norm = nullptr;    // [rows] L2 norm of the row of h: the next layer's x_norm
+  uint16_t* h_low = nullptr;  // [rows, M] bfloat16, instead of h
 };
 
 /// Weights and their optimiser state, updated in place. S = state_slots() of the optimiser; zeros before the first
 /// update.
 struct Trained {
   float* weight = nullptr;         // [M, K]
-  uint32_t* weight_low = nullptr;  // packed_weight() pairs, written with every update; or null
   float* bias = nullptr;           // [M] or null: no bias, or one that stays as it is
   float* weight_state = nullptr;   // [S, M, K]
   float* bias_state = nullptr;     // [S, M], null without bias
+  uint32_t* weight_low = nullptr;  // packed_weight() pairs, written with every update; or null
 };
 
 // ---- forward
@@ -144,10 +144,10 @@ FFKERN_API int64_t step_floats(const Provider&, const Layer&, bool peer, Optimis
 /// Layers of a network, first to last; layer l > 0 has units[l - 1] inputs.
 struct Stack {
   int64_t depth = 0;
-  const float* const* weights = nullptr;         // depth times [units[l], inputs]
-  const uint32_t* const* weights_low = nullptr;  // depth times pack_weight() of it, with first.x_low
-  const float* const* biases = nullptr;          // depth times [units[l]]; entries may be null
+  const float* const* weights = nullptr;  // depth times [units[l], inputs]
+  const float* const* biases = nullptr;   // depth times [units[l]]; entries may be null
   const int64_t* units = nullptr;
+  const uint32_t* const* weights_low = nullptr;  // depth times pack_weight() of the weights, with first.x_low
 };
 /// goodness [depth, N, C] of every layer, image and label, without ever holding all rows. `first` is the shared first
 /// layer, its weight, bias and units those of the stack's first entries; x_norm, labels, variants and neutral_value are

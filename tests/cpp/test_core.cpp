@@ -1,6 +1,7 @@
 // The core without torch, on every instruction set of this machine: own_gemm() against a triple
 // loop in float64 and for every number of threads, one training step against plain loops, and every
-// entry point with exactly the scratch it asks for (AddressSanitizer).
+// entry point with exactly the scratch it asks for (AddressSanitizer); products of bfloat16 on every
+// unit that multiplies it.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/pair_kernels.h"
 #include "cpu/provider.h"
 #include "cpu/row_kernels.h"
 
@@ -307,6 +309,107 @@ void check_scratch(const Provider& provider, int64_t images, int64_t units, cons
   expect(stats[ffkern::kStatRowsPos] == static_cast<double>(images), isa + ": count of positive rows");
 }
 
+/// Integers from -1 to 1, which bfloat16 holds: the high half of a float32. Sums of their products are exact.
+std::vector<uint16_t> low_integers(const std::vector<float>& numbers) {
+  std::vector<uint16_t> out;
+  for (float v : numbers) {
+    const float integer = std::round(1.4f * v);
+    uint32_t bits;
+    std::memcpy(&bits, &integer, sizeof bits);
+    out.push_back(static_cast<uint16_t>(bits >> 16));
+  }
+  return out;
+}
+
+float wide(uint16_t low) {
+  const uint32_t bits = static_cast<uint32_t>(low) << 16;
+  float v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
+/// Rows of bfloat16 with `classes` label columns: their product, variants, a step that packs the weights again, and a
+/// prediction, with no memory beyond what each asks for.
+void check_low(const Provider& provider, int64_t images, int64_t units, int64_t inputs, int64_t classes,
+               const std::string& where) {
+  const auto x = low_integers(numbers(static_cast<size_t>(images * inputs), 15));
+  std::vector<float> weight;
+  for (uint16_t low : low_integers(numbers(static_cast<size_t>(units * inputs), 16))) weight.push_back(wide(low));
+  const size_t pairs = static_cast<size_t>(ffkern::cpu::packed_weight(units, inputs));
+  std::vector<uint32_t> packed(pairs), again(pairs);
+  ffkern::cpu::pack_weight(provider, units, inputs, weight.data(), packed.data());
+
+  ffkern::cpu::Layer layer;
+  layer.x_low = x.data();
+  layer.ldx = inputs;
+  layer.weight = weight.data();
+  layer.weight_low = packed.data();
+  layer.images = images;
+  layer.inputs = inputs;
+  layer.units = units;
+  layer.classes = classes;
+  std::vector<float> base(static_cast<size_t>(images * units)), rest_norm(static_cast<size_t>(images));
+  ffkern::cpu::base_product(provider, layer, base.data(), rest_norm.data());
+  bool same = true;
+  for (int64_t i = 0; i < images; ++i) {
+    for (int64_t j = 0; j < units; ++j) {
+      float z = 0;
+      for (int64_t k = classes; k < inputs; ++k) z += wide(x[i * inputs + k]) * weight[j * inputs + k];
+      same = same && base[i * units + j] == z;
+    }
+  }
+  expect(same, where + ": product of bfloat16 differs from the loops");
+
+  const std::vector<int64_t> labels(static_cast<size_t>(images), 0);
+  const std::vector<float> sign(static_cast<size_t>(images), -1.0f);
+  std::vector<uint16_t> h(static_cast<size_t>(images * units));
+  std::vector<float> state(2 * weight.size()), row(static_cast<size_t>(3 * images));
+  double stats[ffkern::kStatCount] = {};
+  layer.labels = labels.data();
+  layer.x_norm = rest_norm.data();
+  std::vector<float> scratch(static_cast<size_t>(ffkern::cpu::variants_floats(provider, layer)));
+  ffkern::cpu::Activities out{nullptr, row.data(), row.data() + images, row.data() + 2 * images, h.data()};
+  if (classes > 0) {
+    ffkern::cpu::variants(provider, layer, base.data(), out, scratch.data());
+  } else {
+    scratch.assign(static_cast<size_t>(ffkern::cpu::forward_floats(layer)), 0.0f);
+    ffkern::cpu::forward(provider, layer, out, scratch.data());
+  }
+  const auto kept = h;
+  layer.x_norm = nullptr;
+  ffkern::cpu::Step step;
+  step.layer = layer;
+  step.lesson.sign = sign.data();
+  step.optimiser.lr = 0.01;
+  step.trained.weight = weight.data();
+  step.trained.weight_low = packed.data();
+  step.trained.weight_state = state.data();
+  step.keep_h_low = h.data();
+  step.stats = stats;
+  scratch.assign(static_cast<size_t>(ffkern::cpu::step_floats(provider, layer, false)), 0.0f);
+  ffkern::cpu::step(provider, step, scratch.data());
+  expect(h == kept, where + ": activities of a step in bfloat16 differ from those of a forward pass");
+  ffkern::cpu::pack_weight(provider, units, inputs, weight.data(), again.data());
+  expect(packed == again, where + ": a step leaves other packed weights than its own");
+
+  scratch.assign(static_cast<size_t>(ffkern::cpu::update_floats(provider, layer)), 0.0f);
+  ffkern::cpu::update(provider, layer, out, sign.data(), sign.data(), nullptr, step.optimiser, step.trained,
+                      scratch.data());
+  if (classes == 0) return;
+  const float* weights[] = {weight.data()};
+  const uint32_t* weights_low[] = {packed.data()};
+  const float* biases[] = {nullptr};
+  std::vector<float> goodness(static_cast<size_t>(images * classes));
+  layer.labels = nullptr;
+  layer.variants = classes;
+  const ffkern::cpu::Stack stack{1, weights, biases, &units, weights_low};
+  scratch.assign(static_cast<size_t>(ffkern::cpu::predict_floats(provider, layer, stack)), 0.0f);
+  ffkern::cpu::predict_goodness(provider, layer, stack, goodness.data(), scratch.data());
+  bool finite = true;
+  for (float v : goodness) finite = finite && std::isfinite(v);
+  expect(finite, where + ": goodness from rows of bfloat16 is not finite");
+}
+
 void check_isa_names() {
   setenv("FFKERN_CPU_ISA", "pentium", 1);
   ffkern::cpu::reset_isa();
@@ -353,6 +456,23 @@ int main() {
       check_scratch(provider, 5, 17, isa);
       check_scratch(provider, 260, 65, isa);
     }
+    std::istringstream units(ffkern::cpu::supported_bf16());
+    for (std::string unit; std::getline(units, unit, ',');) {
+      unit.erase(0, unit.find_first_not_of(' '));
+      setenv("FFKERN_BF16", unit.c_str(), 1);
+      ffkern::cpu::reset_isa();
+      expect(ffkern::cpu::pair_kernels().name == unit, "FFKERN_BF16=" + unit + " is not obeyed");
+      for (int threads : {1, 3}) {
+        const Provider provider{ffkern::cpu::own_gemm, backwards, threads};
+        check_low(provider, 1, 1, 1, 0, isa + ", " + unit);
+        check_low(provider, 1, 1, 2, 1, isa + ", " + unit);
+        check_low(provider, 7, 19, 5, 3, isa + ", " + unit);
+        check_low(provider, 70, 130, 401, 10, isa + ", " + unit);
+        check_low(provider, 33, 64, 64, 0, isa + ", " + unit);
+        check_low(provider, 3, 17, 2101, 0, isa + ", " + unit);
+      }
+    }
+    unsetenv("FFKERN_BF16");
   }
   expect(isas > 0, "no instruction set at all");
   check_isa_names();

@@ -64,7 +64,8 @@ const Candidate* candidates(int& count) {
   static const Candidate list[] = {
       {&portable::kKernels, &portable::kGemmKernels, &portable::kPairKernels, true},
 #ifdef FFKERN_HAVE_AVX2
-      {&avx2::kKernels, &avx2::kGemmKernels, &avx2::kPairKernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+      {&avx2::kKernels, &avx2::kGemmKernels, &avx2::kPairKernels,
+       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
 #endif
 #ifdef FFKERN_HAVE_AVX512
       {&avx512::kKernels, &avx512::kGemmKernels, &avx512::kPairKernels,
@@ -76,9 +77,7 @@ const Candidate* candidates(int& count) {
   return list;
 }
 
-std::string joined(const std::string& names, const char* name) {
-  return names.empty() ? name : names + ", " + name;
-}
+std::string joined(const std::string& names, const char* name) { return names.empty() ? name : names + ", " + name; }
 
 const Candidate* choose() {
   int count = 0;
@@ -163,7 +162,6 @@ std::atomic<const PairKernels*> chosen_pairs{nullptr};
 
 const RowKernels& row_kernels() { return *current().rows; }
 const GemmKernels& gemm_kernels() { return *current().products; }
-
 
 const PairKernels& pair_kernels() {
   const PairKernels* pairs = chosen_pairs.load(std::memory_order_acquire);

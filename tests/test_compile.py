@@ -247,14 +247,14 @@ def test_local_loss_under_autocast():
         assert h.dtype == torch.bfloat16
         assert loss.dtype == torch.float32
     loss.backward()
-    w, b = (p.double().requires_grad_() for p in before)
+    w, b = (p.double().requires_grad_() for p in (before[0].bfloat16(), before[1]))
     wide = x.bfloat16().double()
     g = ref.layer_forward(wide, w, b, None, layer.norm, layer.eps, layer.goodness)[1]
     ref.local_loss(g, sign, None, layer.threshold, layer.temperature)[0].backward()
     assert layer.weight.grad.dtype == torch.float32
-    # h is kept in bfloat16 for the backward pass: one rounding, 2^-9, of each term
+    # h is kept in bfloat16 for the backward pass, and r dz rounded to it for the product: 2^-9 of each term, twice
     for p, exact in zip(layer.parameters(), (w.grad, b.grad), strict=True):
-        assert float((p.grad - exact).abs().max()) <= 2.0**-8 * float(exact.abs().max())
+        assert float((p.grad - exact).abs().max()) <= 1.1 * 2.0**-8 * float(exact.abs().max())
     opt.step()
     assert layer.weight.dtype == torch.float32
     assert not same(before, parameters(layer))

@@ -51,7 +51,18 @@ NARROW_HEADER = (
 )
 
 
-# What the README shows; PAGE has everything.
+# What the README shows, in one table for both precisions; PAGE has everything.
+README_HEADER = (
+    "case",
+    "ffkern ms",
+    "eager ms",
+    "compile ms",
+    "eager / ffkern",
+    "ffkern bf16 ms",
+    "autocast ms",
+    "eager / ffkern bf16",
+    "autocast / ffkern bf16",
+)
 SHOWN = (
     "step/784-500/b100",
     "step/784-500/b100/shared",
@@ -60,6 +71,8 @@ SHOWN = (
     "step/2000-2000/b512",
     "step/2000-2000/b5000/keep",
     "predict/784-500-500/n10000",
+    "network/784-2000x4/b100/hard",
+    "network/784-1000x3/b100/hinton",
 )
 NETWORK_WORDS = (
     " `network`: all layers in one `FFNet.step`; `hard`: negatives drawn by the softmax head, which learns too, Adam; "
@@ -248,18 +261,46 @@ def legend(records: Sequence[Record], origin: Origin) -> str:
     )
     words += NETWORK_WORDS if any(record.case.startswith("network/") for record in records) else ""
     words += NARROW_WORDS if any(record.dtype != "float32" for record in records) else ""
-    source = (
+    return f"{_wrapped(words)}\n\n{_source(origin)}\n"
+
+
+def _source(origin: Origin) -> str:
+    return _wrapped(
         f"`{origin.command}`, {origin.machine}, ffkern's products by {origin.products}, {origin.threads} threads, "
         f"torch {origin.torch}, {origin.date}."
     )
-    return f"{_wrapped(words)}\n\n{_wrapped(source)}\n"
+
+
+def readme_row(case: str, records: Sequence[Record]) -> list[str]:
+    """Cells of a case under README_HEADER, from its records."""
+    found = {record.dtype: record for record in records if record.case == case}
+    wide, narrow = found.get("float32"), found.get("bfloat16")
+    cells = [case, *["-"] * 8]
+    if wide is not None:
+        times = (wide.ffkern_ms, wide.eager_ms, wide.compile_ms)
+        shown = [*(number(time, 2) for time in times), ratio(wide.eager_ms, wide.ffkern_ms, "x")]
+        cells[1:5] = ["FAILED", "-", "-", "-"] if wide.failed else shown
+    if narrow is not None:
+        ours, eager = narrow.ffkern_ms, (narrow.float32_ms or {}).get("eager")
+        shown = [number(ours, 2), number(narrow.autocast_ms, 2)]
+        shown += [ratio(eager, ours, "x"), ratio(narrow.autocast_ms, ours, "x")]
+        cells[5:] = ["FAILED", "-", "-", "-"] if narrow.failed else shown
+    return cells
 
 
 def readme_section(records: Sequence[Record], origin: Origin) -> str:
     """The rows that are SHOWN, to stand between the markers."""
-    shown = [record for record in records if record.case in SHOWN]
-    link, count = PAGE.relative_to(ROOT), len({record.case for record in records})
-    return f"{markdown(shown)}\nAll {count} cases: [{link}]({link}).\n\n{legend(records, origin)}"
+    present = {record.case for record in records}
+    shown = table(README_HEADER, [readme_row(case, records) for case in SHOWN if case in present])
+    link = PAGE.relative_to(ROOT)
+    words = (
+        "Medians of wall time; `b` positive and as many negative rows. `step`: one layer, Adam; `shared`: rows that "
+        "differ in the label only; `predict`: ten labels for `n` images; `network`: all layers in one `FFNet.step`, "
+        "hard negatives and softmax head included. Eager: the faster of two ways to write it; autocast: eager in "
+        f"bfloat16 with fused Adam. All {len(present)} cases, with fused Adam, floor, errors and memory: "
+        f"[{link}]({link})."
+    )
+    return f"{shown}\n{_wrapped(words)}\n\n{_source(origin)}\n"
 
 
 def page_section(records: Sequence[Record], origin: Origin) -> str:

@@ -139,7 +139,7 @@ std::vector<PairCandidate> pair_candidates() {
   list.push_back({&avx512_bf16::kPairKernels, wide && dots});
 #ifdef FFKERN_HAVE_AMX
   static const bool tiles = has_tiles();
-  list.push_back({&amx::kPairKernels, wide && tiles});
+  list.push_back({&amx::kPairKernels, wide && dots && tiles});
 #endif
 #endif
   return list;

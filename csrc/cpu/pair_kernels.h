@@ -18,10 +18,10 @@ constexpr int64_t kPanel = 16;  // columns of a panel
 constexpr int64_t pairs_of(int64_t elements) { return (elements + 1) / 2; }
 constexpr int64_t panels_of(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
 
-/// Left operand: rows of pairs as they lie in memory, or panels whose columns are the rows.
+/// Left operand: rows of pairs as they lie in memory, pair (i, p) at byte i * row_bytes + 4 p; or panels whose columns
+/// are the rows, at byte i / 16 * row_bytes + 64 p + 4 (i % 16).
 struct PairRows {
-  const void*
-      data;  // pair (i, p) is 4 bytes at i * row_bytes + 4 p; as panels at i / 16 * row_bytes + 64 p + i % 16 * 4
+  const void* data;
   int64_t row_bytes;  // from one row, or panel, to the next
   bool panels = false;
 };

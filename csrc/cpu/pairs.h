@@ -1,8 +1,8 @@
 // Products of bfloat16 rows: the forward one, and the weight gradient. Operands lie as pair_kernels.h says; sums are
 // float32.
 //
-//     forward    z [R, M] = x W^T       x as it lies in memory; W in panels [M / 16][K / 2][16], left by the last
-//     update gradient   dW [M, K] = (r dz)^T x both packed in pairs of rows: [M / 16][R / 2][16], [K / 16][R / 2][16]
+//     forward    z [R, M]  = x W^T        x as it lies in memory; W in panels [M / 16][K / 2][16]
+//     gradient   dW [M, K] = (r dz)^T x   pairs of rows: [M / 16][R / 2][16] and [K / 16][R / 2][16]
 //
 // Bytes: the forward product reads 2 RK + 2 MK and writes 4 RM. Packing for the gradient reads 4 RM + 2 RK and writes
 // 2 RM + 2 RK. FLOPs: 2 RKM each.
@@ -33,7 +33,7 @@ struct LowOperands {
   int64_t pairs;  // of rows; a multiple of the kernels' depth_step
   uint32_t *rdz, *x;
 
-  /// Room for `rows` rows, from an arena; set_rows() then says how many there are.
+  /// Room for `rows` rows, from an arena; pack_operands() sets how many pairs there are.
   LowOperands(Arena& arena, const Layer& layer, int64_t rows);
 };
 

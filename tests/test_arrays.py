@@ -1608,7 +1608,7 @@ def test_a_networks_step_on_arrays(hard):
         arguments, written = cases.network_call(a, fenced)
         arrays._arrays.cpu.network_step_(*(to_numpy(value) for value in arguments))
         fenced.check()
-        counted = [None if t is None else t - cases.STATS_BEFORE[: len(t)] for t in written["stats"]]
+        counted = [None if t is None else (t - cases.STATS_BEFORE[: len(t)])[:7] for t in written["stats"]]
         return cases._named(written | {"stats": counted})
 
     check_parity(step, cases.network_reference, a)

@@ -145,6 +145,8 @@ def _stretch(matrix: Tensor) -> float:
 
 def predict(path: str) -> None:
     saved = checkpoint.load(path)
+    if saved.recipe.precision != "float32":
+        sys.exit(f"{path} was trained in {saved.recipe.precision}; expected a run in float32")
     net, data = saved.net, saved.data()
     goodness = net.goodness(data.test_x)
     exact, rounded = (g.sum(0).double() for g in (goodness, net.goodness(data.test_x.bfloat16())))

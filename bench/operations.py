@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ffkern import ops, reference
+from ffkern.nn import STATISTICS
 
 from .cases import CLASSES, LABEL_VALUE, PRECISIONS
 from .eager import EPS, THRESHOLD, activities, goodness, mixed, narrow
@@ -202,12 +203,14 @@ def arguments(case: OperationCase, dtype: torch.dtype, device: str) -> dict[str,
         a |= _after_forward(case, a, dtype)
     a["weight_state"], a["bias_state"] = (torch.zeros(2, *a[name].shape) for name in ("weight", "bias"))
     a |= {"step": torch.tensor(0), "lr": torch.tensor(LR, dtype=torch.float64)}
-    a["stats"] = torch.zeros(3, dtype=torch.float64)
+    a["stats"] = torch.zeros(3 if case.operation.startswith("head") else STATISTICS, dtype=torch.float64)
     a = {name: _to(value, device) for name, value in a.items()}
     classes, count = (CLASSES, case.variants) if case.shared else (0, 1)
     need = ops.update_workspace(a["weight"], images, classes, count, "adam")
     a["workspace"] = torch.empty(need, device=device)
-    a["weight_low"] = a["weight"].to(dtype) if dtype != torch.float32 and case.operation.endswith("update_") else None
+    a["weight_low"] = None
+    if case.operation.endswith("update_"):
+        a["weight_low"] = _weight_low(a["weight"], dtype, device)
     return a | {
         "x_norm": None,
         "row_weight": None,
@@ -225,6 +228,17 @@ def arguments(case: OperationCase, dtype: torch.dtype, device: str) -> dict[str,
         "optimiser": "adam",
         "hyper": [0.9, 0.999, 1e-8, 0.0, 0.0],
     }
+
+
+def _weight_low(weight: Tensor, dtype: torch.dtype, device: str) -> Tensor | None:
+    """The weights as products of such rows read them, for an update to write."""
+    if dtype == torch.float32 or (device == "cpu" and dtype == torch.float16):
+        return None
+    if device != "cpu":
+        return weight.to(dtype)
+    packed = torch.empty(-(-weight.shape[0] // 16), -(-weight.shape[1] // 2), 16, 2, dtype=dtype)
+    torch.ops.ffkern.pack_weight_(weight, packed)
+    return packed
 
 
 def _after_forward(case: OperationCase, a: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from . import ops as _ops  # noqa: F401  registers torch.ops.ffkern
 from .optim import FusedOptimizer, Slot, slot_of
@@ -26,6 +27,21 @@ NORMS = ("l2", "rms", "none")
 GOODNESS = ("sum_sq", "mean_sq", "neg_sum_sq", "neg_mean_sq", "sum_abs")
 STATISTICS = 9
 PADDED_ROWS = 4096  # images that prediction copies at once to put a label in front of them
+
+
+@cache
+def _count_fused_updates() -> None:
+    """From now on torch's own fused optimisers count their changes in the version counters of the parameters.
+
+    They do not by themselves, and nothing else tells whether a copy of the weights is still one.
+    """
+
+    def count(optimiser: torch.optim.Optimizer, *_: Any) -> None:
+        groups = [group for group in optimiser.param_groups if group.get("fused")]
+        changed = [p for group in groups for p in group["params"] if p.grad is not None]
+        torch.autograd.graph.increment_version(changed)
+
+    register_optimizer_step_post_hook(count)
 
 
 def _choice(name: str, value: str, allowed: Sequence[str]) -> str:
@@ -120,7 +136,7 @@ class FFLinear(nn.Linear):
         self._slot: Slot | None = None
         self._workspace = torch.empty(0)
         self._low: Tensor | None = None  # weights in a 16-bit dtype, and of which version of which parameter
-        self._low_of: tuple[Tensor, int] | None = None
+        self._low_of: tuple[Tensor, int, int] | None = None
         self._reserved: set[tuple[Any, ...]] = set()  # batch shapes that the workspace is known to serve
         self._statistics = torch.zeros(STATISTICS, dtype=torch.float64)
 
@@ -377,6 +393,7 @@ class FFLinear(nn.Linear):
         dtype = _stored(x)
         if dtype == torch.float32 or torch.compiler.is_compiling():
             return None
+        _count_fused_updates()
         low, weight = self._low, self.weight.detach()
         if low is None or low.dtype != dtype or low.device != weight.device:
             units, inputs = weight.shape
@@ -391,20 +408,31 @@ class FFLinear(nn.Linear):
             self._low_is_new(low)
         return low
 
+    def _counted(self) -> bool:
+        """Whether the weight's version tells of every change; nothing is counted in inference mode."""
+        return not torch.is_inference_mode_enabled() and not self.weight.is_inference()
+
     def _low_is_current(self) -> bool:
-        of = self._low_of
-        return self._low is not None and of is not None and of[0] is self.weight and of[1] == self.weight._version
+        of, weight = self._low_of, self.weight
+        if self._low is None or of is None or not self._counted():
+            return False
+        return of[0] is weight and of[1:] == (weight._version, weight.data_ptr())
 
     def _operand(self, x: Tensor) -> Tensor | None:
         """:meth:`_weight_low` for a product alone: not made for this one, only used where it is current."""
+        if torch.compiler.is_compiling():
+            return None
         if self._low is not None and self._low.dtype == _stored(x) and self._low_is_current():
             return self._low
         return None
 
     def _low_is_new(self, low: Tensor | None) -> None:
-        """A fused update has just written this copy beside the weights; any later change of them outdates it."""
-        if low is not None:
-            self._low_of = (self.weight, self.weight._version)
+        """A fused update has just written this copy beside the weights, or none; any other change outdates it."""
+        if torch.compiler.is_compiling():
+            return
+        weight = self.weight
+        new = low is not None and self._counted()
+        self._low_of = (weight, weight._version, weight.data_ptr()) if new else None
 
     def _lesson(
         self,
@@ -684,8 +712,8 @@ class FFNet(nn.Module):
             sign[images:] = -1
             weight = None
             if negatives > 1:  # the negatives of an image share the weight of its positive
-                weight = torch.full_like(sign, 0.5 / (images * negatives))
-                weight[:images] = 0.5 / images
+                weight = torch.full_like(sign, 0.5 / max(images * negatives, 1))
+                weight[:images] = 0.5 / max(images, 1)
             self._signs[key] = (sign, weight)
         sign, weight = self._signs[key]
         if sign.device != device:

@@ -91,7 +91,7 @@ def calls(rows: int, inputs: int, units: int, dtype: torch.dtype) -> Iterator[Ca
             yield "shared_variants_", cases.variants_in_place, arguments | {"base": arguments["base"].float()}
     for variants, name in ((0, "layer_step_"), (3, "shared_step_")):
         options: dict[str, Any] = {"variants": variants, "classes": min(inputs - 1, 10) if variants else 0}
-        step = cases.step_arguments(rows, inputs, units, peer=True, keep=True, **options)
+        step = cases.step_arguments(rows, inputs, units, peer=True, keep=cases.kept_dtype(dtype), **options)
         yield name, cases.step, step | {"x": step["x"].to(dtype)}
     network = cases.network_arguments(
         rows, [inputs, units, 9], min(inputs - 1, 10), head_layers=(0, 1), hard=True, peer=True, optimiser="ema"

@@ -253,11 +253,19 @@ def in_float32(net: FFNet, opt: Any) -> FFNet:
     return net
 
 
-def by_torch(net: FFNet, opt: Any) -> FFNet:
+def by_torch(net: FFNet, opt: Any, fused: bool = False) -> FFNet:
     x, _ = low_batch()
-    other = torch.optim.SGD(net.parameters(), 0.1)
+    other = torch.optim.SGD(net.parameters(), 0.1, fused=fused)
     net.layers[0].local_loss(x, torch.ones(12))[0].backward()
     other.step()
+    return net
+
+
+def in_inference_mode(net: FFNet, opt: Any) -> FFNet:
+    x, labels = low_batch()
+    with torch.inference_mode():
+        net.step(x, labels, opt)
+        net.step(x.float(), labels, opt)
     return net
 
 
@@ -285,6 +293,8 @@ def refused(net: FFNet, opt: Any) -> FFNet:
         replaced,
         in_float32,
         by_torch,
+        lambda net, opt: by_torch(net, opt, fused=True),
+        in_inference_mode,
         frozen_for_a_while,
         refused,
         lambda net, opt: copy.deepcopy(net),
@@ -298,6 +308,8 @@ def refused(net: FFNet, opt: Any) -> FFNet:
         "replaced",
         "float32",
         "torch",
+        "torch_fused",
+        "inference_mode",
         "frozen",
         "refused",
         "deepcopy",
@@ -306,6 +318,23 @@ def refused(net: FFNet, opt: Any) -> FFNet:
 )
 def test_packed_weights_are_never_stale(change):
     check_fresh(change(*trained_on_bfloat16()))
+
+
+def test_only_the_first_layer_learns_from_bfloat16():
+    """Then no activities are kept, and nothing but x says what the rows are."""
+    net, opt = trained_on_bfloat16()
+    net.layers[1:].requires_grad_(False)
+    before = parameters(net.layers[0])
+    net.step(*low_batch(), opt)
+    assert not same(before, parameters(net.layers[0]))
+    check_fresh(net)
+
+
+def test_a_network_made_in_inference_mode_predicts_from_bfloat16():
+    with torch.inference_mode():
+        net = FFNet([20, 9], classes=3)
+    x = torch.rand(5, 20).bfloat16()
+    assert torch.equal(net.predict(x), net.goodness(x).sum(0).argmax(1))
 
 
 def test_packed_weights_are_kept():

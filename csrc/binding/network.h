@@ -283,7 +283,7 @@ class NetworkStep {
     check_rows(op_, "x", images);
     checked_classes(op_, n_.classes, n_.x.size(1));
     check_matrices(op_, n_.weights);
-    const ScalarType kept = n_.activities.empty() ? ScalarType::Float : n_.activities[0].scalar_type();
+    const ScalarType kept = (n_.activities.empty() ? n_.x : n_.activities[0]).scalar_type();
     for (int64_t l = 0; l < depth; ++l) check_layer(l, l == 0 ? n_.x.scalar_type() : kept);
     if (head()) check_head(depth);
 

@@ -7,6 +7,8 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -190,12 +192,17 @@ const char* supported_isas() {
   return names.c_str();
 }
 
-std::string supported_bf16() {
-  std::string text;
-  for (const PairCandidate& candidate : pair_candidates()) {
-    if (candidate.supported) text = joined(text, candidate.pairs->name);
+const char* supported_bf16() {
+  static std::mutex guard;
+  static std::map<const Candidate*, std::string> known;  // one for each instruction set: what was returned stays
+  const std::lock_guard lock(guard);
+  std::string& text = known[&current()];
+  if (text.empty()) {
+    for (const PairCandidate& candidate : pair_candidates()) {
+      if (candidate.supported) text = joined(text, candidate.pairs->name);
+    }
   }
-  return text;
+  return text.c_str();
 }
 
 }  // namespace ffkern::cpu

@@ -7,7 +7,6 @@
 // the register of AVX-512.
 #pragma once
 #include <cstdint>
-#include <string>
 
 #include "../core/api.h"
 
@@ -70,6 +69,6 @@ struct PairKernels {
 FFKERN_API const PairKernels& pair_kernels();
 
 /// Comma-separated names that this build contains and this processor runs with the instruction set in use, best last.
-FFKERN_API std::string supported_bf16();
+FFKERN_API const char* supported_bf16();
 
 }  // namespace ffkern::cpu

@@ -386,14 +386,14 @@ void check_low(const Provider& provider, int64_t images, int64_t units, int64_t 
   step.trained.weight_state = state.data();
   step.keep_h_low = h.data();
   step.stats = stats;
-  scratch.assign(static_cast<size_t>(ffkern::cpu::step_floats(provider, layer, false)), 0.0f);
+  scratch.assign(static_cast<size_t>(ffkern::cpu::step_floats(provider, layer, false, step.optimiser.kind)), 0.0f);
   ffkern::cpu::step(provider, step, scratch.data());
   expect(h == kept, where + ": activities of a step in bfloat16 differ from those of a forward pass");
   ffkern::cpu::pack_weight(provider, units, inputs, weight.data(), again.data());
   expect(packed == again, where + ": a step leaves other packed weights than its own");
 
-  scratch.assign(static_cast<size_t>(ffkern::cpu::update_floats(provider, layer)), 0.0f);
-  ffkern::cpu::update(provider, layer, out, sign.data(), sign.data(), nullptr, step.optimiser, step.trained,
+  scratch.assign(static_cast<size_t>(ffkern::cpu::update_floats(provider, layer, step.optimiser.kind)), 0.0f);
+  ffkern::cpu::update(provider, layer, out, sign.data(), sign.data(), nullptr, step.optimiser, step.trained, nullptr,
                       scratch.data());
   if (classes == 0) return;
   const float* weights[] = {weight.data()};

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ffkern import ops, reference
-from ffkern.nn import STATISTICS
+from ffkern import nn, ops, reference
 
 from .cases import CLASSES, LABEL_VALUE, PRECISIONS
 from .eager import EPS, THRESHOLD, activities, goodness, mixed, narrow
@@ -203,14 +202,14 @@ def arguments(case: OperationCase, dtype: torch.dtype, device: str) -> dict[str,
         a |= _after_forward(case, a, dtype)
     a["weight_state"], a["bias_state"] = (torch.zeros(2, *a[name].shape) for name in ("weight", "bias"))
     a |= {"step": torch.tensor(0), "lr": torch.tensor(LR, dtype=torch.float64)}
-    a["stats"] = torch.zeros(3 if case.operation.startswith("head") else STATISTICS, dtype=torch.float64)
+    a["stats"] = torch.zeros(3 if case.operation.startswith("head") else nn.STATISTICS, dtype=torch.float64)
     a = {name: _to(value, device) for name, value in a.items()}
     classes, count = (CLASSES, case.variants) if case.shared else (0, 1)
-    need = ops.update_workspace(a["weight"], images, classes, count, "adam")
+    need = ops.update_workspace(a["weight"], images, classes, count, "adam", dtype == torch.bfloat16)
     a["workspace"] = torch.empty(need, device=device)
     a["weight_low"] = None
     if case.operation.endswith("update_"):
-        a["weight_low"] = _weight_low(a["weight"], dtype, device)
+        a["weight_low"] = _weight_low(a["weight"], dtype)
     return a | {
         "x_norm": None,
         "row_weight": None,
@@ -230,11 +229,11 @@ def arguments(case: OperationCase, dtype: torch.dtype, device: str) -> dict[str,
     }
 
 
-def _weight_low(weight: Tensor, dtype: torch.dtype, device: str) -> Tensor | None:
+def _weight_low(weight: Tensor, dtype: torch.dtype) -> Tensor | None:
     """The weights as products of such rows read them, for an update to write."""
-    if dtype == torch.float32 or (device == "cpu" and dtype == torch.float16):
+    if nn._stored(weight.to(dtype)) == torch.float32:
         return None
-    if device != "cpu":
+    if not nn._packed(weight):
         return weight.to(dtype)
     packed = torch.empty(-(-weight.shape[0] // 16), -(-weight.shape[1] // 2), 16, 2, dtype=dtype)
     torch.ops.ffkern.pack_weight_(weight, packed)

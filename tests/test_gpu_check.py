@@ -31,6 +31,7 @@ from bench import cases, cuda_timing, gate, gpu, gpu_report, operations, report,
 from bench.cuda_timing import Ceilings, Rig
 from bench.eager import EagerStep
 from bench.fused import FusedStep
+from ffkern import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY: list[gpu.GpuCase] = [
@@ -382,7 +383,7 @@ def test_updates_count_twice_and_workspaces_not_at_all():
     (case,) = (case for case in TINY_OPERATIONS if case.operation == "layer_update_")
     operation = operations.Operation(case, torch.float32, "cpu")
     operation()
-    trained = 3 * (12 * 25 + 12) * 4 + 8  # weight, bias, their moments, count of steps
+    trained = 3 * (12 * 25 + 12) * 4 + 8 + 9 * 8  # weight, bias, their moments, count of steps, statistics
     assert operation.compulsory_bytes() == 2 * trained + 8 + 4 * (20 * 25 + 20 * 12 + 3 * 20 + 12)
 
 
@@ -407,8 +408,10 @@ def test_every_case_in_every_precision_is_right_on_the_cpu():
 
 
 @pytest.mark.emulated
-def test_the_cuda_kernels_pass_the_gate():
+def test_the_cuda_kernels_pass_the_gate(monkeypatch):
     """tf32 and the 16-bit dtypes as the tensor cores compute them."""
+    monkeypatch.setattr(nn, "_stored", lambda x: x.dtype)  # as on CUDA
+    monkeypatch.setattr(nn, "_packed", lambda weight: False)
     with emulated.device("sm_80"):
         records = measured(TINY, "tf32", "float16") + measured(TINY_OPERATIONS, "bfloat16")
     assert not [record for record in records if record.failed]

@@ -7,8 +7,7 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <map>
-#include <mutex>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -59,10 +58,12 @@ struct Candidate {
   const GemmKernels* products;
   const PairKernels* pairs;  // by float32 multiply-adds
   bool supported;
+
+  const char* name() const { return rows->name; }
 };
 
 /// Worst first.
-const Candidate* candidates(int& count) {
+std::span<const Candidate> candidates() {
   static const Candidate list[] = {
       {&portable::kKernels, &portable::kGemmKernels, &portable::kPairKernels, true},
 #ifdef FFKERN_HAVE_AVX2
@@ -75,22 +76,28 @@ const Candidate* candidates(int& count) {
            __builtin_cpu_supports("avx512vl")},
 #endif
   };
-  count = static_cast<int>(sizeof(list) / sizeof(list[0]));
   return list;
 }
 
-std::string joined(const std::string& names, const char* name) { return names.empty() ? name : names + ", " + name; }
-
-const Candidate* choose() {
-  int count = 0;
-  const Candidate* list = candidates(count);
-  const char* wanted = std::getenv("FFKERN_CPU_ISA");
-  const bool any = wanted == nullptr || *wanted == '\0';
-  for (int i = count - 1; i >= 0; --i) {
-    if (list[i].supported && (any || std::string(wanted) == list[i].rows->name)) return &list[i];
+template <class Candidates>
+std::string supported_names(const Candidates& list) {
+  std::string text;
+  for (const auto& candidate : list) {
+    if (candidate.supported) text += (text.empty() ? "" : ", ") + std::string(candidate.name());
   }
-  throw std::runtime_error("FFKERN_CPU_ISA is '" + std::string(wanted) +
-                           "', but this build on this processor has: " + supported_isas());
+  return text;
+}
+
+/// The last candidate that is supported, or the one that the variable names.
+template <class Candidates>
+const auto& pick(const char* variable, const Candidates& list) {
+  const char* wanted = std::getenv(variable);
+  const bool any = wanted == nullptr || *wanted == '\0';
+  for (size_t i = list.size(); i-- > 0;) {
+    if (list[i].supported && (any || std::string(wanted) == list[i].name())) return list[i];
+  }
+  throw std::runtime_error(std::string(variable) + " is '" + wanted +
+                           "', but this build on this processor has: " + supported_names(list));
 }
 
 std::atomic<const Candidate*> chosen{nullptr};
@@ -98,7 +105,7 @@ std::atomic<const Candidate*> chosen{nullptr};
 const Candidate& current() {
   const Candidate* candidate = chosen.load(std::memory_order_acquire);
   if (candidate == nullptr) {
-    candidate = choose();
+    candidate = &pick("FFKERN_CPU_ISA", candidates());
     chosen.store(candidate, std::memory_order_release);
   }
   return *candidate;
@@ -129,11 +136,12 @@ bool has_tiles() {
 struct PairCandidate {
   const PairKernels* pairs;
   bool supported;
+
+  const char* name() const { return pairs->name; }
 };
 
 /// Worst first; tiles in software only by name. Those with AVX-512 go with that instruction set.
-std::vector<PairCandidate> pair_candidates() {
-  const Candidate& isa = current();
+std::vector<PairCandidate> pair_candidates(const Candidate& isa) {
   std::vector<PairCandidate> list{{&amx_emulated::kPairKernels, true}, {isa.pairs, true}};
 #ifdef FFKERN_HAVE_AVX512
   const bool wide = isa.rows == &avx512::kKernels;
@@ -147,17 +155,6 @@ std::vector<PairCandidate> pair_candidates() {
   return list;
 }
 
-const PairKernels* choose_pairs() {
-  const std::vector<PairCandidate> list = pair_candidates();
-  const char* wanted = std::getenv("FFKERN_BF16");
-  const bool any = wanted == nullptr || *wanted == '\0';
-  for (size_t i = list.size(); i-- > 0;) {
-    if (list[i].supported && (any || std::string(wanted) == list[i].pairs->name)) return list[i].pairs;
-  }
-  throw std::runtime_error("FFKERN_BF16 is '" + std::string(wanted) +
-                           "', but this build on this processor has: " + supported_bf16());
-}
-
 std::atomic<const PairKernels*> chosen_pairs{nullptr};
 
 }  // namespace
@@ -168,7 +165,7 @@ const GemmKernels& gemm_kernels() { return *current().products; }
 const PairKernels& pair_kernels() {
   const PairKernels* pairs = chosen_pairs.load(std::memory_order_acquire);
   if (pairs == nullptr) {
-    pairs = choose_pairs();
+    pairs = pick("FFKERN_BF16", pair_candidates(current())).pairs;
     chosen_pairs.store(pairs, std::memory_order_release);
   }
   return *pairs;
@@ -180,29 +177,17 @@ void reset_isa() {
 }
 
 const char* supported_isas() {
-  static const std::string names = [] {
-    std::string text;
-    int count = 0;
-    const Candidate* list = candidates(count);
-    for (int i = 0; i < count; ++i) {
-      if (list[i].supported) text = joined(text, list[i].rows->name);
-    }
-    return text;
-  }();
+  static const std::string names = supported_names(candidates());
   return names.c_str();
 }
 
 const char* supported_bf16() {
-  static std::mutex guard;
-  static std::map<const Candidate*, std::string> known;  // one for each instruction set: what was returned stays
-  const std::lock_guard lock(guard);
-  std::string& text = known[&current()];
-  if (text.empty()) {
-    for (const PairCandidate& candidate : pair_candidates()) {
-      if (candidate.supported) text = joined(text, candidate.pairs->name);
-    }
-  }
-  return text.c_str();
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> of_each;
+    for (const Candidate& isa : candidates()) of_each.push_back(supported_names(pair_candidates(isa)));
+    return of_each;
+  }();
+  return names[&current() - candidates().data()].c_str();
 }
 
 }  // namespace ffkern::cpu

@@ -26,6 +26,7 @@
 #pragma once
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "../core/math.h"
 #include "arena.h"
@@ -87,25 +88,13 @@ class Lessons {
   /// stay if whole steps of the product that are zero are left out, from a sum that is added up in one go. p [M] is the
   /// peer term or null.
   SummedRows keep_low(const RowKernels& kernels, const Layer& layer, double tolerance, const float* p) const {
-    double total = 0;
-    for (int64_t i = 0; bounded_ && i < layer.images; ++i) total += mass_[i];
+    const std::optional<double> least = least_mass(layer, tolerance);
+    if (!least) return keep_low_steps(layer);
     int64_t kept = 0;
-    if (!bounded_ || !std::isfinite(total)) {
-      const int64_t step = 2 * pair_kernels().depth_step;
-      if (layer.images > 2 * kExactPairs) return {layer.images};
-      for (int64_t i = 0; i < layer.images; i += step) {
-        const int64_t end = i + step < layer.images ? i + step : layer.images;
-        bool teaches = false;
-        for (int64_t j = i; j < end; ++j) teaches = teaches || idle_[j] == 0;
-        for (int64_t j = i; teaches && j < end; ++j) index_[kept++] = j;
-      }
-      return {kept, index_};
-    }
-    const double least = tolerance * total / static_cast<double>(layer.images);
     float *u = x_, *wide = x_ + layer.inputs;
     if (p != nullptr) std::memset(u, 0, sizeof(float) * layer.inputs);
     for (int64_t i = 0; i < layer.images; ++i) {
-      idle_[i] = !(mass_[i] > least);
+      idle_[i] = !(mass_[i] > *least);
       if (idle_[i] == 0) {
         index_[kept++] = i;
       } else if (p != nullptr && owed_[i] != 0) {
@@ -121,13 +110,10 @@ class Lessons {
   /// Moves the rows that still teach to the front of rdz, and marks the others as idle; all rows stay where and what
   /// they are if too many teach, or if any mass is not finite. p [M] is the peer term or null.
   ProductRows keep(const RowKernels& kernels, const Layer& layer, double tolerance, const float* p, float* rdz) const {
-    if (!bounded_) return all(layer, 0, layer.images);
-    double total = 0;
-    for (int64_t i = 0; i < layer.images; ++i) total += mass_[i];
-    if (!std::isfinite(total)) return all(layer, 0, layer.images);
-    const double least = tolerance * total / static_cast<double>(layer.images);
+    const std::optional<double> least = least_mass(layer, tolerance);
+    if (!least) return all(layer, 0, layer.images);
     int64_t kept = 0;
-    for (int64_t i = 0; i < layer.images; ++i) kept += mass_[i] > least;
+    for (int64_t i = 0; i < layer.images; ++i) kept += mass_[i] > *least;
     if (kept > capacity_) return all(layer, 0, layer.images);
 
     float* u = x_ + kept * layer.inputs;
@@ -135,7 +121,7 @@ class Lessons {
     int64_t to = 0;
     for (int64_t i = 0; i < layer.images; ++i) {
       const float* x = layer.x + i * layer.ldx;
-      idle_[i] = !(mass_[i] > least);
+      idle_[i] = !(mass_[i] > *least);
       if (idle_[i] == 0) {
         std::memcpy(x_ + to * layer.inputs, x, sizeof(float) * layer.inputs);
         if (to < i) std::memcpy(rdz + to * layer.units, rdz + i * layer.units, sizeof(float) * layer.units);
@@ -158,6 +144,27 @@ class Lessons {
 
  private:
   static constexpr int64_t kMostKept = 2048;  // bounds the copy of x: 16 MiB at 2000 inputs
+
+  /// The mass that an image has to exceed to be kept; none if only zeros may be left out, or a mass is not finite.
+  std::optional<double> least_mass(const Layer& layer, double tolerance) const {
+    double total = 0;
+    for (int64_t i = 0; bounded_ && i < layer.images; ++i) total += mass_[i];
+    if (!bounded_ || !std::isfinite(total)) return std::nullopt;
+    return tolerance * total / static_cast<double>(layer.images);
+  }
+
+  /// Rows of bfloat16 without the steps of the product in which all are idle.
+  SummedRows keep_low_steps(const Layer& layer) const {
+    if (layer.images > 2 * kExactPairs) return {layer.images};
+    const int64_t step = 2 * pair_kernels().depth_step;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < layer.images; i += step) {
+      const int64_t end = i + step < layer.images ? i + step : layer.images;
+      if (std::memchr(idle_ + i, 0, end - i) == nullptr) continue;
+      for (int64_t j = i; j < end; ++j) index_[kept++] = j;
+    }
+    return {kept, index_};
+  }
 
   /// More do not pay for being copied.
   static int64_t most_kept(int64_t images) {

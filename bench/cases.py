@@ -74,10 +74,24 @@ class StepCase:
 
 
 @dataclass(frozen=True)
-class PredictCase:
-    """The best of ten labels for every image: the goodness of all layers under each label."""
+class _Sizes:
+    """Of a network, from its inputs to the units of its last layer."""
 
     sizes: tuple[int, ...]
+
+    @property
+    def in_features(self) -> int:
+        return self.sizes[0]
+
+    @property
+    def out_features(self) -> int:
+        return self.sizes[-1]
+
+
+@dataclass(frozen=True)
+class PredictCase(_Sizes):
+    """The best of ten labels for every image: the goodness of all layers under each label."""
+
     images: int
 
     @property
@@ -87,14 +101,6 @@ class PredictCase:
     @property
     def rows(self) -> int:
         return self.images
-
-    @property
-    def in_features(self) -> int:
-        return self.sizes[0]
-
-    @property
-    def out_features(self) -> int:
-        return self.sizes[-1]
 
 
 # A 300th and a 30th of the usual rates: at full rate a unit that rounding switches on or off is soon all that a
@@ -108,7 +114,7 @@ NETWORKS = {
 
 
 @dataclass(frozen=True)
-class NetworkCase:
+class NetworkCase(_Sizes):
     """One step of all layers on a mini-batch.
 
     Args:
@@ -118,7 +124,6 @@ class NetworkCase:
             "hinton": that with Hinton's goodness, optimiser and peer normalisation. The first two train with Adam.
     """
 
-    sizes: tuple[int, ...]
     batch: int
     kind: str
 
@@ -135,14 +140,6 @@ class NetworkCase:
     @property
     def rows(self) -> int:
         return 2 * self.batch
-
-    @property
-    def in_features(self) -> int:
-        return self.sizes[0]
-
-    @property
-    def out_features(self) -> int:
-        return self.sizes[-1]
 
 
 Case = StepCase | PredictCase | NetworkCase

@@ -233,11 +233,9 @@ def _weight_low(weight: Tensor, dtype: torch.dtype) -> Tensor | None:
     """The weights as products of such rows read them, for an update to write."""
     if nn._stored(weight.to(dtype)) == torch.float32:
         return None
-    if not nn._packed(weight):
-        return weight.to(dtype)
-    packed = torch.empty(-(-weight.shape[0] // 16), -(-weight.shape[1] // 2), 16, 2, dtype=dtype)
-    torch.ops.ffkern.pack_weight_(weight, packed)
-    return packed
+    low = nn._new_low(weight, dtype)
+    nn._write_low(weight, low)
+    return low
 
 
 def _after_forward(case: OperationCase, a: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:

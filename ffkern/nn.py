@@ -62,6 +62,20 @@ def _packed(weight: Tensor) -> bool:
     return weight.device.type == "cpu"
 
 
+def _new_low(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Memory for the weights as products of rows of this 16-bit dtype read them."""
+    units, inputs = weight.shape
+    packed = (math.ceil(units / 16), math.ceil(inputs / 2), 16, 2)
+    return weight.new_empty(packed if _packed(weight) else weight.shape, dtype=dtype)
+
+
+def _write_low(weight: Tensor, low: Tensor) -> None:
+    if _packed(weight):
+        torch.ops.ffkern.pack_weight_(weight, low)
+    else:
+        low.copy_(weight)
+
+
 class FFLinear(nn.Linear):
     """``relu(norm(x) W^T + b)`` that can learn by itself. Names, shapes and state_dict are those of ``nn.Linear``.
 
@@ -396,15 +410,10 @@ class FFLinear(nn.Linear):
         _count_fused_updates()
         low, weight = self._low, self.weight.detach()
         if low is None or low.dtype != dtype or low.device != weight.device:
-            units, inputs = weight.shape
-            packed = (math.ceil(units / 16), math.ceil(inputs / 2), 16, 2)
-            low = self._low = weight.new_empty(packed if _packed(weight) else weight.shape, dtype=dtype)
+            low = self._low = _new_low(weight, dtype)
             self._low_of = None
         if not self._low_is_current():
-            if _packed(weight):
-                torch.ops.ffkern.pack_weight_(weight, low)
-            else:
-                low.copy_(weight)  # in place: a captured step reads this memory
+            _write_low(weight, low)  # in place: a captured step reads this memory
             self._low_is_new(low)
         return low
 

@@ -206,7 +206,8 @@ def test_bfloat16_training_is_float32_training_but_for_rounding(negatives):
         assert 0 < float((low[name] - value).norm()) <= 0.04 * moved, name
     for one, other in zip(low_rest, rest, strict=True):
         assert not torch.equal(one, other)
-        torch.testing.assert_close(one, other, rtol=0.1, atol=0.02 * float(other.abs().max()))
+        # roundings of 2^-8 in a row: weights, activities and r dz of two layers; few add up in one direction
+        torch.testing.assert_close(one, other, rtol=0, atol=2.0**-6 * float(other.abs().max()))
 
 
 def check_fresh(net: FFNet) -> None:

@@ -28,7 +28,7 @@ from .trainer import Callback, EpochRecord, Trainer
 __all__ = ["NAME", "Checkpointer", "Saved", "load"]
 
 NAME = "checkpoint.pt"  # in the folder of a run
-FORMAT, VERSION = "ffkern checkpoint", 2
+FORMAT, VERSION = "ffkern checkpoint", 3
 
 
 @dataclass(frozen=True, eq=False)

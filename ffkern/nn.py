@@ -552,7 +552,8 @@ class FFNet(nn.Module):
         layers: sizes [inputs, units, units, ...], or ready layers that agree in norm, eps and goodness. With
             label="concat" the inputs of the first size are those of the data: room for the label is added.
         classes: number of classes.
-        label: "overlay" replaces the first ``classes`` inputs by the label, "concat" puts them in front.
+        label: "overlay" replaces the first ``classes`` inputs by the label, "concat" puts them in front; "none": images
+            come without a label, the layers learn by :meth:`step_images`, and the softmax head answers.
         label_value: what a one-hot label puts into its input, or "max": the largest input of the batch.
         neutral_value: what the neutral label puts into every label input; default label_value / classes.
         head_layers: layers whose activities feed a softmax head: "all", "all_but_first", indices, or None.
@@ -578,7 +579,7 @@ class FFNet(nn.Module):
         if operator.index(classes) < 1:
             raise ValueError(f"classes is {classes}; expected at least 1")
         self.classes = classes
-        self.label = _choice("label", label, ("overlay", "concat"))
+        self.label = _choice("label", label, ("overlay", "concat", "none"))
         built: list[FFLinear] = []
         if layers and all(isinstance(layer, FFLinear) for layer in layers):
             if options:
@@ -656,7 +657,7 @@ class FFNet(nn.Module):
                         f"layers[{i}].{name} is {getattr(layer, name)!r}; expected "
                         f"{getattr(first, name)!r} as in the first layer"
                     )
-        if self.classes >= first.in_features:
+        if self.label == "overlay" and self.classes >= first.in_features:
             raise ValueError(
                 f"classes is {self.classes}; expected fewer than the {first.in_features} inputs, or "
                 "label='concat' for data with no room for the label"
@@ -696,6 +697,13 @@ class FFNet(nn.Module):
         x = x.flatten(1)
         return nn.functional.pad(x, (self.classes, 0)) if self.label == "concat" else x
 
+    def _labelled(self, action: str) -> None:
+        if self.label == "none":
+            raise RuntimeError(
+                f"label is 'none': {action} needs a label among the inputs; such a network learns by step_images() and "
+                "answers by predict_softmax()"
+            )
+
     def _check_labels(self, labels: Tensor, images: int) -> None:
         if not isinstance(labels, Tensor):
             raise TypeError(f"labels is a {type(labels).__name__}; expected an int64 tensor [{images}]")
@@ -729,6 +737,25 @@ class FFNet(nn.Module):
             sign, weight = sign.to(device), weight.to(device) if weight is not None else None
             self._signs[key] = (sign, weight)
         return sign, weight
+
+    def _contrast(self, positives: int, negatives: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """The same for so many positive and then negative rows that are no variants of each other."""
+        sign = torch.ones(positives + negatives, device=device)
+        sign[positives:] = -1
+        if positives == negatives:
+            return sign, None
+        weight = torch.full_like(sign, 0.5 / max(negatives, 1))
+        weight[:positives] = 0.5 / max(positives, 1)
+        return sign, weight
+
+    def _room(
+        self, layer: int, rows: int, units: int, dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Reused memory for the activities of one layer, and their norms."""
+        kept = self._kept.get(layer)
+        if kept is None or kept.numel() < rows * units or kept.dtype != dtype or kept.device != device:
+            kept = self._kept[layer] = torch.empty(rows * units, dtype=dtype, device=device)
+        return kept[: rows * units].view(rows, units), torch.empty(rows, device=device)
 
     def _activity_buffers(self, plan: _Plan, rows: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         """Reused flat memory for activities, grown when a larger batch comes."""
@@ -789,6 +816,7 @@ class FFNet(nn.Module):
             head_opt: optimiser of the softmax head, which then learns from the neutral label in the same pass.
         """
         _choice("negatives", negatives, ("uniform", "hard", "all"))
+        self._labelled("step()")
         if negatives == "hard" and self.head is None:
             raise ValueError("negatives='hard' draws from the softmax head; build the network with head_layers")
         if head_opt is not None and self.head is None:
@@ -895,6 +923,7 @@ class FFNet(nn.Module):
         Returns:
             A function of an optimiser of :mod:`ffkern.optim`; every call is one update of the layer.
         """
+        self._labelled("a lesson")
         with torch.no_grad():
             images, overlay = self._images(x), self._overlay(x)
             sign, weight = self._rows(images.shape[0], variants.shape[0] - 1, images.device)
@@ -906,6 +935,61 @@ class FFNet(nn.Module):
                 )  # fmt: skip
             h, h_norm = self._activities(images, variants, overlay)[index - 1]
             return partial(layer.step, h, sign, row_weight=weight, x_norm=h_norm)
+
+    def step_images(
+        self,
+        x: Tensor,
+        negatives: Tensor,
+        opt: FusedOptimizer,
+        *,
+        labels: Tensor | None = None,
+        head_opt: FusedOptimizer | None = None,
+    ) -> None:
+        """Every layer learns to tell images from others that are none: learning without labels, for label="none".
+
+        As in :meth:`step`, each layer sees the activities from before the one below moved, and frozen ones only pass
+        them on.
+
+        Args:
+            x: [N, ...] images, the positive rows. negatives: [Q, ...], such as :func:`ffkern.negatives.hybrid` makes.
+                Positives and negatives have half the loss each.
+            opt: a fused optimiser over the layers' parameters.
+            labels, head_opt: int64 [N] and an optimiser of the softmax head, which then learns from the activities of
+                the images in the same pass.
+
+        Source: Hinton, arXiv 2212.13345, section 3.2.
+        """
+        if self.label != "none":
+            raise RuntimeError(f"label is {self.label!r}; expected 'none', a network whose images carry no label")
+        if (labels is None) != (head_opt is None):
+            raise ValueError("expected labels and head_opt together: the head learns from both")
+        if head_opt is not None and self.head is None:
+            raise ValueError("head_opt is given, but the network has no softmax head; build it with head_layers")
+        with torch.no_grad():
+            images, others = self._images(x), self._images(negatives)
+            if others.dtype != images.dtype or others.device != images.device:
+                raise ValueError(
+                    f"negatives is {others.dtype} on {others.device}; expected {images.dtype} on {images.device}, as x"
+                )
+            n, h, length = images.shape[0], torch.cat((images, others)), None
+            if labels is not None:
+                self._check_labels(labels, n)
+            sign, weight = self._contrast(n, others.shape[0], images.device)
+            bound = [None if layer.frozen else layer._bind(opt) for layer in self._all_layers()]  # refuses beforehand
+            if not any(bound) and head_opt is None:
+                raise RuntimeError("every layer is frozen (requires_grad is False): there is nothing to learn")
+            kept = []
+            for i, layer in enumerate(self._all_layers()):
+                if layer.frozen:
+                    h, _, _, length = layer.activities(h, length)
+                else:
+                    keep = self._room(i, sign.shape[0], layer.out_features, _stored(images), images.device)
+                    layer.step(h, sign, opt, row_weight=weight, x_norm=length, keep=keep)
+                    h, length = keep
+                kept.append((h[:n], length[:n]))
+            if labels is not None and head_opt is not None and self.head is not None:
+                seen = [kept[i] for i in self.head_layers]
+                self.head.step([h for h, _ in seen], [length for _, length in seen], labels, head_opt)
 
     def step_head(self, x: Tensor, labels: Tensor, head_opt: FusedOptimizer) -> None:
         """Only the softmax head learns, from the neutral label; the layers stay as they are."""
@@ -929,6 +1013,12 @@ class FFNet(nn.Module):
     def _pass(self, images: Tensor, variants: Tensor, overlay: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """h, goodness, row scale and h_norm of layer after layer for these label variants, V N rows each."""
         first = self._layer(0)
+        if self.label == "none":
+            h, length = images, None
+            for layer in self._all_layers():
+                h, goodness, scale, length = layer.activities(h, length)
+                yield h, goodness, scale, length
+            return
         base, rest_norm = torch.ops.ffkern.shared_base(images, first.weight, self.classes, first._operand(images))
         count, device = variants.numel(), images.device
         h = torch.empty(count, first.out_features, dtype=_stored(images), device=device)
@@ -968,8 +1058,10 @@ class FFNet(nn.Module):
                 every label is tried.
 
         Returns:
-            float32 [L, N, C], or [L, N] for given labels.
+            float32 [L, N, C], or [L, N] for given labels, and with label="none": how real the images look.
         """
+        if self.label == "none":
+            return torch.stack([rows[1] for rows in self._pass(self._images(x), x.new_empty(0), self.overlay)])
         if labels is not None:
             self._check_labels(labels, x.shape[0])
             return torch.stack([rows[1] for rows in self._pass(self._images(x), labels[None], self._overlay(x))])
@@ -989,10 +1081,12 @@ class FFNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Goodness of every label, summed over layers: float32 [N, C]. The largest is the answer."""
+        self._labelled("goodness of labels")
         return self.goodness(x).sum(0)
 
     def predict(self, x: Tensor, layers: str = "all") -> Tensor:
         """Label with the highest goodness summed over "all" layers, or "all_but_first" (Hinton's choice)."""
+        self._labelled("goodness of labels")
         return self.votes(self.goodness(x), layers).argmax(1)
 
     @staticmethod

@@ -130,7 +130,9 @@ class Trainer:
             `iterations` updates each, from wrong labels drawn once for that mini-batch. Layers with
             ``weight.requires_grad == False`` are passed over.
         negatives: "uniform": a wrong label drawn for each image; "hard": drawn from the head's
-            class probabilities (simultaneous only); "all": every wrong label.
+            class probabilities (simultaneous only); "all": every wrong label. A network with label="none" needs a
+            function of images and a generator that gives negative images (simultaneous only), such as
+            ``lambda x, generator: negatives.hybrid(x, generator, shape=(1, 28, 28))[0]``.
         batch_size: images a step; the last batch of an epoch may be smaller.
         epochs: passes over the data (a layer, in greedy training).
         iterations: updates of a layer on a mini-batch, for "greedy-batch" alone.
@@ -151,7 +153,7 @@ class Trainer:
         opt: FusedOptimizer,
         *,
         schedule: str = "simultaneous",
-        negatives: str = "uniform",
+        negatives: str | Callable[[Tensor, torch.Generator], Tensor] = "uniform",
         batch_size: int = 50,
         epochs: int = 40,
         iterations: int = 1,
@@ -162,7 +164,18 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         _one_of("schedule", schedule, SCHEDULES)
-        _one_of("negatives", negatives, NEGATIVES)
+        if net.label == "none" and (not callable(negatives) or schedule != "simultaneous"):
+            raise ValueError(
+                f"negatives is {negatives!r} and schedule {schedule!r}; expected a function that makes negative "
+                "images, and 'simultaneous', for a network with label='none'"
+            )
+        if isinstance(negatives, str):
+            _one_of("negatives", negatives, NEGATIVES)
+        elif net.label != "none":
+            raise ValueError(
+                f"negatives is a function and the network's label {net.label!r}; expected one of "
+                f"{', '.join(map(repr, NEGATIVES))}: only images without labels have negative images"
+            )
         _at_least("batch_size", batch_size, 1)
         _at_least("epochs", epochs, 0)
         _at_least("iterations", iterations, 1)
@@ -194,7 +207,9 @@ class Trainer:
         if not self._learning:
             raise ValueError("every layer of net is frozen (requires_grad is False); expected one that learns")
         self.net, self.opt, self.head_opt = net, opt, head_opt
-        self.schedule, self.negatives = schedule, negatives
+        self.schedule = schedule
+        self.negatives = negatives if isinstance(negatives, str) else "images"
+        self._make_negatives = None if isinstance(negatives, str) else negatives
         self.batch_size, self.epochs, self.iterations, self.seed = batch_size, epochs, iterations, seed
         self.schedulers = scheduler if isinstance(scheduler, list) else [scheduler] if scheduler else []
         self.augment = augment
@@ -357,7 +372,15 @@ class Trainer:
 
     def _step(self, stage: str, images: Tensor, labels: Tensor) -> None:
         generator = self._generator
-        if stage == "all":
+        if self._make_negatives is not None:
+            self.net.step_images(
+                images,
+                self._make_negatives(images, generator),
+                self.opt,
+                labels=None if self.head_opt is None else labels,
+                head_opt=self.head_opt,
+            )
+        elif stage == "all":
             self.net.step(
                 images,
                 labels,
@@ -548,14 +571,19 @@ def evaluate(net: FFNet, x: Tensor, y: Tensor) -> dict[str, float]:
 
     Returns:
         "error" and "error_but_first": the label with the highest goodness, summed over all
-        layers and over all but the first (the same for one layer). "error_softmax": the head's
-        answer, if there is a head.
+        layers and over all but the first (the same for one layer); not for a network whose images carry no label.
+        "error_softmax": the head's answer, if there is a head.
     """
-    names = ["error", "error_but_first"] + (["error_softmax"] if net.head is not None else [])
+    labelled = net.label != "none"
+    names = ["error", "error_but_first"] * labelled + ["error_softmax"] * (net.head is not None)
+    if not names:
+        raise ValueError("net has neither labels nor a head; expected one of them to answer with")
     wrong = torch.zeros(len(names), dtype=torch.int64, device=x.device)
     for images, labels in zip(x.split(EVALUATED_ROWS), y.split(EVALUATED_ROWS), strict=True):
-        goodness = net.goodness(images)
-        answers = [net.votes(goodness, layers).argmax(1) for layers in ("all", "all_but_first")]
+        answers = []
+        if labelled:
+            goodness = net.goodness(images)
+            answers += [net.votes(goodness, layers).argmax(1) for layers in ("all", "all_but_first")]
         if net.head is not None:
             answers.append(net.predict_softmax(images))
         wrong += (torch.stack(answers) != labels).sum(1)

@@ -388,7 +388,7 @@ def test_no_file(tmp_path, capsys):
 @pytest.mark.parametrize("version", [0, 1, None, "1", 1.5, torch.zeros(3)])
 def test_another_version(original, spoilt, capsys, version):
     checkpoint._write(spoilt, {**checkpoint._read(original), "version": version})
-    assert "expected version 2, which ffkern " in refused(spoilt, capsys)
+    assert f"expected version {checkpoint.VERSION}, which ffkern " in refused(spoilt, capsys)
 
 
 def test_a_foreign_value_anywhere(original, spoilt, capsys):

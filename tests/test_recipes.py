@@ -22,9 +22,15 @@ HINTON = {
     "head": "all_but_first", "schedule": "simultaneous", "negatives": "hard", "batch_size": 100, "optimiser": "ema",
     "lr": 0.01, "momentum": 0.9, "weight_decay": 0.001, "head_lr": 0.1, "head_weight_decay": 0.003, "decay": "linear",
 }  # fmt: skip
+SUPERVISED = {**HINTON, "held_out": 0, "layers": (2000,) * 4, "epochs": 60}
 PUBLISHED = {
     "hinton": {**HINTON, "held_out": 10_000, "layers": (1000,) * 3, "epochs": 100},
-    "supervised": {**HINTON, "held_out": 0, "layers": (2000,) * 4, "epochs": 60},
+    "supervised": SUPERVISED,
+    "supervised-fast": {**SUPERVISED, "epochs": 40, "lr": 0.02, "head_lr": 0.2},
+    "supervised-jitter": {**HINTON, "held_out": 0, "layers": (1000,) * 3, "shift": 2},
+    "supervised-jitter-paper": {**SUPERVISED, "shift": 2, "epochs": 500},
+    "unsupervised": {**SUPERVISED, "label": "none", "negatives": "hybrid", "epochs": 100},
+    "fashion": {**SUPERVISED, "dataset": "fashion-mnist"},
     "article": {
         "dataset": "mnist", "scaling": "mean", "held_out": 0, "layers": (512, 512), "label": "overlay",
         "label_value": "max", "norm": "l2", "eps": 1e-4, "goodness": "mean_sq", "threshold": 3.0, "peer": 0.0,
@@ -235,6 +241,14 @@ def specification(recipe, net, images, dtype, nudge=False):
         means[i] = step.peer_mean
         return step.h, step.h_norm
 
+    def learn_head(seen, y, rate):
+        logits, *new, _ = reference.head_step(
+            *zip(*seen, strict=True), y, *head, recipe.head_lr * rate, **form, optimiser=recipe.optimiser,
+            hyper=hyper(recipe.head_weight_decay),
+        )  # fmt: skip
+        head[:] = [given(new[0]), given(new[1]), *new[2:]]
+        return logits
+
     def forward(i, h, h_norm):
         h, _, _, h_norm = reference.layer_forward(h, *layers[i][:2], h_norm, **form, goodness=recipe.goodness)
         return h, h_norm
@@ -242,17 +256,28 @@ def specification(recipe, net, images, dtype, nudge=False):
     for epoch in range(1, recipe.epochs + 1):
         rate = hinton_numpy.gain(epoch, recipe.epochs) if recipe.decay == "linear" else 1.0
         for rows in torch.randperm(len(images.train_y), generator=generator).split(recipe.batch_size):
-            x, y = images.train_x[rows].to(dtype), images.train_y[rows]
+            x, y = images.train_x[rows], images.train_y[rows]
+            if recipe.shift:
+                x = data.shift(x, images.shape, recipe.shift, generator)
+            if recipe.label == "none":
+                seed = torch.randint(2**63 - 1, (1,), generator=generator)
+                drawn = torch.cat((seed, torch.zeros_like(seed)))
+                mixed, _, _ = reference.hybrid_images(x, x.roll(1, 0), drawn, 28, 28, recipe.blurs)
+                h, h_norm, kept = torch.cat((x, mixed)).to(dtype), None, []
+                sign = torch.ones(len(h), dtype=dtype)
+                sign[len(y) :] = -1
+                for i in range(len(layers)):
+                    h, h_norm = learn(i, h, h_norm, sign, rate)
+                    kept.append((h[: len(y)], h_norm[: len(y)]))
+                learn_head([kept[i] for i in net.head_layers], y, rate)
+                continue
+            x = x.to(dtype)
             if head is not None:
                 h, h_norm, kept = place(x, torch.full_like(y, -1), 10, overlay), None, []
                 for i in range(len(layers)):
                     h, h_norm = forward(i, h, h_norm)
                     kept.append((h, h_norm))
-                logits, *new, _ = reference.head_step(
-                    *zip(*(kept[i] for i in net.head_layers), strict=True), y, *head, recipe.head_lr * rate, **form,
-                    optimiser=recipe.optimiser, hyper=hyper(recipe.head_weight_decay),
-                )  # fmt: skip
-                head = [given(new[0]), given(new[1]), *new[2:]]
+                logits = learn_head([kept[i] for i in net.head_layers], y, rate)
             u = torch.rand(len(y), generator=generator)
             if recipe.negatives == "hard":
                 wrong = reference.hard_labels(logits, y, u)
@@ -272,11 +297,17 @@ def specification(recipe, net, images, dtype, nudge=False):
     return found + [m.double() for m in means if m is not None] + ([p.double() for p in head[:2]] if head else [])
 
 
+FOUR = {"layers": (14, 13, 12, 11), "epochs": 4, "batch_size": 20, "precision": "float32"}
 SMALL = {
     "digits": {"dataset": "mnist", "label": "overlay", "layers": (14, 11), "epochs": 4, "batch_size": 20},
     "article": {"layers": (14, 11), "iterations": 12, "batch_size": 25},
     "hinton": {"held_out": 0, "layers": (14, 12, 11), "epochs": 5, "batch_size": 20},
-    "supervised": {"layers": (14, 13, 12, 11), "epochs": 4, "batch_size": 20},
+    "supervised": FOUR,
+    "supervised-fast": FOUR,
+    "supervised-jitter": {**FOUR, "layers": (14, 12, 11)},
+    "supervised-jitter-paper": FOUR,
+    "unsupervised": FOUR,
+    "fashion": FOUR,
 }
 
 

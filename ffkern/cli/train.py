@@ -316,7 +316,7 @@ def _result(trainer: Trainer, images: data.Dataset, chosen: Recipe, comparison: 
         "test_images": len(images.test_y),
         "finished": trainer.finished,
         "test": tested,
-        "test_accuracy": None if tested is None else 1 - tested["error"],
+        "test_accuracy": None if tested is None else 1 - next(iter(tested.values())),  # by goodness, where labels have one
         "seconds": history.seconds,
         "median_epoch_seconds": median(r.seconds for r in history.epochs) if history.epochs else None,
         "eager": None if comparison is None else comparison.as_dict(),
@@ -342,7 +342,7 @@ def _show(
         own = RECIPES.get(chosen.name)
         same = own is not None and own.override(seed=chosen.seed, folder=chosen.folder) == chosen
         other = "" if same else ", with other settings than here"
-        console.print(f"published      {chosen.published}{other} ({chosen.source})")
+        console.print(f"published      {errors(chosen.figures)}{other} ({chosen.source})")
     threads = torch.get_num_threads()
     line = f"training time  ffkern {result['seconds']:.2f} s ({chosen.epochs} epochs, {threads} threads)"
     eager = result["eager"]

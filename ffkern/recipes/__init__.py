@@ -2,10 +2,27 @@
 
 from .article import ARTICLE
 from .digits import DIGITS
+from .fashion import FASHION
 from .hinton import HINTON
 from .recipe import Recipe
 from .supervised import SUPERVISED
+from .supervised_fast import SUPERVISED_FAST
+from .supervised_jitter import SUPERVISED_JITTER, SUPERVISED_JITTER_PAPER
+from .unsupervised import UNSUPERVISED
 
 __all__ = ["RECIPES", "Recipe"]
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DIGITS, ARTICLE, HINTON, SUPERVISED)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        DIGITS,
+        ARTICLE,
+        HINTON,
+        SUPERVISED,
+        SUPERVISED_FAST,
+        SUPERVISED_JITTER,
+        SUPERVISED_JITTER_PAPER,
+        UNSUPERVISED,
+        FASHION,
+    )
+}

@@ -9,7 +9,7 @@ from .recipe import Recipe
 ARTICLE = Recipe(
     name="article",
     source="N. Sherstnev's notebook, after M. Pezeshki's code: L2 norm, mean of squares, threshold, Adam at 0.03",
-    published="2.04 % training error, 4.74 % test error",
+    published={"error": 4.74},
     dataset="mnist",
     scaling="mean",
     layers=(512, 512),

@@ -5,7 +5,7 @@ from .recipe import Recipe
 DIGITS = Recipe(
     name="digits",
     source="settings by cross-validation inside the training images",
-    published="",
+    published={},
     dataset="digits",
     scaling="mean-image",
     layers=(500, 500),

@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 from torch import nn
 
-from .. import data, optim
+from .. import data, negatives, optim
 from ..nn import FFNet
 from ..trainer import Callback, Trainer
 
@@ -25,6 +25,7 @@ OPTIMISERS: dict[str, Callable[..., optim.FusedOptimizer]] = {
     "sgd": optim.SGD,
     "ema": optim.EMA,
 }
+ANSWERS = ("error", "error_but_first", "error_softmax")  # of trainer.evaluate
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -37,7 +38,7 @@ class Recipe:
 
     name: str
     source: str  # where the set-up comes from
-    published: str  # what its authors report, or "" where nobody did
+    published: dict[str, float]  # error reported there in %, by the way of answering (names of trainer.evaluate)
 
     dataset: str = _setting("digits", "digits, mnist, fashion-mnist, cifar10, or an .npz file of arrays.")
     folder: str | None = _setting(None, "Folder of the data sets; by default where `ffkern data fetch` puts them.")
@@ -51,7 +52,9 @@ class Recipe:
     shift: int = _setting(0, "Move every image by up to so many pixels, anew in every step.")
 
     layers: tuple[int, ...] = _setting((500, 500), "Units of the layers: 500,500.")
-    label: Literal["overlay", "concat"] = _setting("overlay", "Write the label over the first pixels, or before them.")
+    label: Literal["overlay", "concat", "none"] = _setting(
+        "overlay", "Write the label over the first pixels, or before them; none: the layers learn without."
+    )
     label_value: float | Literal["max"] = _setting(1.0, "Its strength; max: the largest pixel of the training images.")
     norm: Literal["rms", "l2", "none"] = _setting("rms", "Length that a layer divides its input by.")
     eps: float = _setting(1e-8, "Added to that length.")
@@ -65,14 +68,17 @@ class Recipe:
         "uniform", "First weights: as nn.Linear's, or normal with variance 1 / inputs and biases 0."
     )
     head: Literal["auto", "none", "all", "all_but_first"] = _setting(
-        "auto", "Layers that feed a softmax head; auto: all if the negatives are hard, else none."
+        "auto", "Layers that feed a softmax head; auto: all if the negatives are hard or images, else none."
     )
 
     schedule: Literal["simultaneous", "greedy", "greedy-batch"] = _setting(
         "simultaneous", "All layers on every batch; one after the other; or one after the other on every mini-batch."
     )
     iterations: int = _setting(1, "Updates of a layer on a mini-batch, for greedy-batch.")
-    negatives: Literal["uniform", "hard", "all"] = _setting("uniform", "Wrong labels to learn from.")
+    negatives: Literal["uniform", "hard", "all", "hybrid"] = _setting(
+        "uniform", "Wrong labels to learn from; without labels images mixed of two: hybrid."
+    )
+    blurs: int = _setting(6, "Of the masks that mix hybrid images: more of them, larger blobs.")
     batch_size: int = _setting(50, "Images a step.")
     epochs: int = _setting(40, "Passes over the training images.")
     optimiser: Literal["adam", "adamw", "sgd", "ema"] = _setting("adam", "Update rule; ema is Hinton's.")
@@ -95,6 +101,7 @@ class Recipe:
         for name, least in (
             ("held_out", 0),
             ("shift", 0),
+            ("blurs", 0),
             ("patience", 0),
             ("iterations", 1),
             ("batch_size", 1),
@@ -104,6 +111,12 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected an integer of at least {least}")
         if self.shift and self.scaling == "mean-image":
             raise ValueError(f"shift is {self.shift}; expected 0 with scaling='mean-image', where no pixel is blank")
+        if (self.label == "none") != (self.negatives == "hybrid"):
+            raise ValueError(
+                f"label is {self.label!r} and negatives {self.negatives!r}; expected 'none' and 'hybrid' together"
+            )
+        if self.label == "none" and self.head_layers is None:
+            raise ValueError("head is 'none'; expected layers for a softmax head with label='none': it alone answers")
         if self.decay != "none" and self.schedule == "greedy-batch":
             raise ValueError(f"decay is {self.decay!r}; expected 'none' with schedule='greedy-batch'")
 
@@ -142,6 +155,11 @@ class Recipe:
             raise ValueError(f"the recipe lacks {', '.join(sorted(missing))}")
         return cls(**{**settings, "layers": tuple(settings["layers"])})
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """The published errors as shares, like those of :func:`ffkern.trainer.evaluate`."""
+        return {answer: percent / 100 for answer, percent in self.published.items()}
+
     # ------------------------------------------------------------ what they make
 
     def load(self, scaled: bool = True) -> data.Dataset:
@@ -164,7 +182,7 @@ class Recipe:
     def head_layers(self) -> str | None:
         """:class:`~ffkern.nn.FFNet`'s head_layers."""
         if self.head == "auto":
-            return "all" if self.negatives == "hard" else None
+            return "all" if self.negatives in ("hard", "hybrid") else None
         return None if self.head == "none" else self.head
 
     def network(self, inputs: int, classes: int, label_value: float) -> FFNet:
@@ -205,11 +223,14 @@ class Recipe:
         if self.shift:
             blank = float((0 - images.scaling.mean) / images.scaling.scale)
             augment = partial(_shifted, shape=images.shape, reach=self.shift, fill=blank)
+        wrong: Any = self.negatives
+        if wrong == "hybrid":
+            wrong = partial(_hybrid, shape=images.shape, blurs=self.blurs)
         return Trainer(
             net,
             opt,
             schedule=self.schedule,
-            negatives=self.negatives,
+            negatives=wrong,
             batch_size=self.batch_size,
             epochs=self.epochs,
             iterations=self.iterations,
@@ -232,6 +253,10 @@ def _shifted(
     return data.shift(x, (shape[0], shape[1], shape[2]), reach, generator, fill)
 
 
+def _hybrid(x: torch.Tensor, generator: torch.Generator, *, shape: Sequence[int], blurs: int) -> torch.Tensor:
+    return negatives.hybrid(x, generator, shape=shape, blurs=blurs)[0]
+
+
 def _inputs(layer: nn.Module) -> int:
     return int(layer.get_parameter("weight").shape[1])
 
@@ -246,6 +271,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(_fits(value, part) for part in get_args(kind))
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(_fits(v, int) for v in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(name in ANSWERS and _fits(v, float) for name, v in value.items())
     if kind is float:
         return isinstance(value, int | float) and math.isfinite(value)
     return isinstance(value, kind)
@@ -259,4 +286,6 @@ def _words(kind: Any) -> str:
         return " or ".join(map(_words, get_args(kind)))
     if get_origin(kind) is tuple:
         return "integers such as (500, 500)"
+    if get_origin(kind) is dict:
+        return f"errors in % by {', '.join(ANSWERS)}"
     return {float: "a finite number", int: "an integer", str: "a text"}.get(kind, "None")

@@ -316,7 +316,7 @@ def _result(trainer: Trainer, images: data.Dataset, chosen: Recipe, comparison: 
         "test_images": len(images.test_y),
         "finished": trainer.finished,
         "test": tested,
-        "test_accuracy": None if tested is None else 1 - next(iter(tested.values())),  # by goodness, where labels have one
+        "test_accuracy": None if tested is None else 1 - next(iter(tested.values())),
         "seconds": history.seconds,
         "median_epoch_seconds": median(r.seconds for r in history.epochs) if history.epochs else None,
         "eager": None if comparison is None else comparison.as_dict(),

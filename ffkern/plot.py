@@ -11,6 +11,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor
 
 from . import _files
+from . import negatives as _negatives
+from .generator import LinearGenerator
 from .nn import FFLinear, FFNet
 from .trainer import EVALUATED_ROWS, EpochRecord
 
@@ -30,7 +33,16 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["curves", "goodness_histogram", "label_activity", "lesson", "receptive_fields", "save"]
+__all__ = [
+    "curves",
+    "goodness_histogram",
+    "label_activity",
+    "lesson",
+    "negatives",
+    "receptive_fields",
+    "samples",
+    "save",
+]
 
 WIDTH = 9.0  # inches; times DPI the pixels of a README's column
 DPI = 110
@@ -55,6 +67,9 @@ FORMULAS = {
     "neg_sum_sq": r"$-\sum h^2$",
     "sum_abs": r"$\sum |h|$",
 }
+BLURRED = (0, 1, 2, 4, 8, 16)  # masks of so many blurs, beside the run's own
+SHOWN_WRONG = 3  # wrong labels of an image, where a step takes all
+CHAIN = (0, 1, 2, 3, 5, 10)  # passes through network and generator after which a sample is shown
 LABELS = [("right label", "-"), ("wrong label", "--")]
 ANSWERS = {"error": "all layers", "error_but_first": "all but the first", "error_softmax": "softmax head"}
 FORMATS: dict[str, dict[str, Any]] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -273,6 +288,7 @@ def goodness_histogram(
         generator: of the wrong labels, on the device of y; default torch's global one.
         title: over the whole figure.
     """
+    net._labelled("goodness of a wrong label")
     _check_labels(net, x, y)
     right, wrong = _goodness_of_rows(net, x, y, generator)
     depth = right.shape[0]
@@ -473,6 +489,175 @@ def _picture(image: Tensor) -> Array | None:
     return pixels if pixels.ndim == 2 else np.moveaxis(pixels, 0, 2)
 
 
+# ------------------------------------------------------------------------------------- negatives
+
+
+class _Column(NamedTuple):
+    title: str
+    pictures: Tensor  # [N, C, H, W]; NaN where nothing is
+    captions: Sequence[str] = ()
+
+
+@torch.no_grad()
+def negatives(
+    net: FFNet,
+    x: Tensor,
+    y: Tensor,
+    shape: Sequence[int],
+    generator: torch.Generator,
+    *,
+    kind: str = "uniform",
+    blurs: int = 6,
+) -> Figure:
+    """What a network learns to refuse: images as positive rows and the negative ones drawn beside them, as in a step.
+
+    With a label: the right and a wrong label, written where the network reads them (label="concat": in rows of pixels
+    above the image); of "hard" ones also the probabilities they were drawn from, of "all" some. Without: the image, the
+    one before it, mask and hybrid, and below how masks grow with their blurs; or what the generator makes between them.
+
+    Args:
+        x: [N, ...] images, a row of pictures each. y: int64 [N], their true labels.
+        shape: (channels, height, width) of the images; channels 1, or 3 for red, green and blue.
+        generator: of the negatives, on the device of x.
+        kind: "uniform", "hard" or "all" wrong labels; with label="none" "hybrid" or "generated" images.
+        blurs: of the masks of hybrids.
+    """
+    _check_labels(net, x, y)
+    _check_shape(net, shape)
+    allowed = ("hybrid", "generated") if net.label == "none" else ("uniform", "hard", "all")
+    if kind not in allowed:
+        raise ValueError(
+            f"kind is {kind!r}; expected {' or '.join(map(repr, allowed))} for a network with label={net.label!r}"
+        )
+    x, count = x.flatten(1), x.shape[0]
+    before = x.roll(1, 0)
+    plain, bars, masks = partial(Tensor.reshape, shape=(-1, *shape)), None, []
+    if kind == "hybrid":
+        mixed, mask = _negatives.hybrid(x, generator, shape=shape, blurs=blurs)
+        whole = mask.to(x.dtype).reshape(-1, 1, *shape[1:]).expand(-1, *shape)
+        columns = [
+            _Column("image", plain(x)),
+            _Column("the one before", plain(before)),
+            _Column("mask", torch.where(whole.bool(), x.max(), x.min())),
+            _Column("hybrid", plain(mixed)),
+        ]
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=x.device))
+        for number in sorted({*BLURRED, blurs}):  # the same bits, blurred more and more
+            bits = torch.Generator(x.device).manual_seed(seed)
+            mask = _negatives.hybrid(x[:1], bits, shape=shape, blurs=number)[1]
+            masks.append((number, mask[0].reshape(*shape[1:]).cpu().numpy()))
+    elif kind == "generated":
+        made, share = _artist(net).between(net.features(x), generator)
+        told = [f"{100 * part:.0f} % of the image" for part in share[:, 0].tolist()]
+        columns = [
+            _Column("image", plain(x)),
+            _Column("the one before", plain(before)),
+            _Column("generated between", plain(made), told),
+        ]
+    else:
+        if kind == "hard":
+            logits = net.logits(x)
+            u = torch.rand(count, generator=generator, device=x.device)
+            wrong = torch.ops.ffkern.hard_labels(logits, y, u)[None]
+            bars = logits.double().scatter(1, y[:, None], -torch.inf).softmax(1).cpu().numpy()
+        else:
+            wrong = net.wrong_labels(y, kind, generator)[:SHOWN_WRONG]
+        columns = [_Column("right label", _labelled(net, x, y, shape), [f"label {label}" for label in y.tolist()])]
+        columns += [
+            _Column("wrong label", _labelled(net, x, labels, shape), [f"label {label}" for label in labels.tolist()])
+            for labels in wrong
+        ]
+    figure, place = _gallery(columns, extra=bars is not None, panel=bool(masks))
+    if bars is not None:
+        for i, chance in enumerate(bars):
+            axes = figure.add_subplot(place[i, -1])
+            colours = [WRONG if label == int(wrong[0, i]) else "#999999" for label in range(net.classes)]
+            axes.bar(range(net.classes), chance, color=colours)
+            axes.set_xticks(range(0, net.classes, -(-net.classes // 10)))
+            axes.set_ylim(0, 1)
+            if i == 0:
+                axes.set_title("probability of wrong labels", fontsize=10)
+            _plain(axes)
+    if masks:
+        strip = place[count, :].subgridspec(1, len(masks))
+        for i, (number, blobs) in enumerate(masks):
+            axes = figure.add_subplot(strip[i])
+            axes.imshow(blobs, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            _bare(axes)
+            axes.set_title(f"{number} blurs" + (" (here)" if number == blurs else ""), fontsize=8)
+    figure.suptitle(f"Negatives: {kind}", fontsize=11)
+    return figure
+
+
+@torch.no_grad()
+def samples(net: FFNet, x: Tensor, shape: Sequence[int], generator: torch.Generator) -> Figure:
+    """What the network's generator makes: image -> activities -> image, again and again, from images and from noise.
+
+    The picture after one pass is the reconstruction. Pixels are means, in 0 .. 1.
+
+    Args:
+        x: [N, ...] images, a row of pictures each; as many rows begin with uniform noise.
+        shape: (channels, height, width) of the images.
+        generator: of the noise, on the device of x.
+    """
+    _check_shape(net, shape)
+    artist, x = _artist(net), x.flatten(1).float()
+    now = torch.cat((x, torch.rand(x.shape, generator=generator, device=x.device)))
+    columns, done = [], 0
+    for passes in CHAIN:
+        for _ in range(passes - done):
+            now = artist(net.features(now))
+        done = passes
+        title = {0: "images, then noise", 1: "after 1 pass"}.get(passes, f"{passes} passes")
+        columns.append(_Column(title, now.reshape(-1, *shape)))
+    figure, _ = _gallery(columns)
+    figure.suptitle("Samples of the generator", fontsize=11)
+    return figure
+
+
+def _gallery(columns: Sequence[_Column], extra: bool = False, panel: bool = False) -> tuple[Figure, Any]:
+    """Pictures side by side, all on one scale of grey, and the grid: ``extra`` adds a column, ``panel`` a row."""
+    every = torch.cat([column.pictures.double().flatten() for column in columns])
+    every = every[every.isfinite()]
+    low, high = float(every.min()), float(every.max())
+    rows = columns[0].pictures.shape[0]
+    figure = _figure(WIDTH, 1.25 * (rows + panel) + 0.5)
+    place = figure.add_gridspec(rows + panel, len(columns) + extra)
+    for j, column in enumerate(columns):
+        for i, picture in enumerate(column.pictures.double().cpu().numpy()):
+            axes = figure.add_subplot(place[i, j])
+            shown = (picture - low) / (high - low or 1.0)
+            shown = shown[0] if len(shown) == 1 else np.nan_to_num(np.moveaxis(shown, 0, 2), nan=GAP)
+            grey = _matplotlib().colormaps["gray"].with_extremes(bad=(GAP, GAP, GAP))
+            axes.imshow(shown, cmap=grey, vmin=0, vmax=1, interpolation="nearest")
+            _bare(axes)
+            if i == 0:
+                axes.set_title(column.title, fontsize=10)
+            if column.captions:
+                axes.set_xlabel(column.captions[i], fontsize=8)
+    return figure, place
+
+
+def _labelled(net: FFNet, x: Tensor, labels: Tensor, shape: Sequence[int]) -> Tensor:
+    """Pictures [N, C, H, W] with the label over the first pixels, or [N, C, rows + H, W] with it above."""
+    overlay = net._overlay(x)
+    if net.label == "overlay":
+        written: Tensor = torch.ops.ffkern.overlay_label(x, labels, net.classes, overlay)
+        return written.reshape(-1, *shape)
+    channels, _, width = shape
+    written = torch.ops.ffkern.concat_label(x[:, :0], labels, net.classes, overlay)
+    above = x.new_full((x.shape[0], channels, -(-net.classes // width) * width), math.nan)
+    above[:, :, : net.classes] = written[:, None]
+    return torch.cat((above.reshape(x.shape[0], channels, -1, width), x.reshape(-1, *shape)), 2)
+
+
+def _artist(net: FFNet) -> LinearGenerator:
+    artist = getattr(net, "generator", None)
+    if not isinstance(artist, LinearGenerator):
+        raise ValueError("net has no generator; expected one that learnt with negatives='generated'")
+    return artist
+
+
 # --------------------------------------------------------------------------------------- weights
 
 
@@ -491,11 +676,8 @@ def receptive_fields(
         count: units at most.
         chosen: "norm": those with the longest weight vectors, longest first; "even": evenly over all, in their order.
     """
-    depth, inputs = len(net.layers), _inputs(net)
-    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) != inputs or shape[0] not in (1, 3):
-        raise ValueError(
-            f"shape is {tuple(shape)}; expected (channels, height, width) of {inputs} inputs, with 1 or 3 channels"
-        )
+    depth = len(net.layers)
+    _check_shape(net, shape)
     if not 0 <= operator.index(layer) < depth:
         raise ValueError(f"layer is {layer}; expected 0 to {depth - 1}")
     if operator.index(count) < 1:
@@ -508,8 +690,8 @@ def receptive_fields(
         weight = _layer(net, i).weight.detach().double() @ weight
     if not bool(weight.isfinite().all()):
         raise ValueError(f"net has NaN or infinite weights up to layer {layer}; expected finite numbers")
-    overlaid = net.label == "overlay"
-    of_label, of_image = weight[:, : net.classes], weight[:, net.classes :]
+    overlaid, labelled = net.label == "overlay", net.label != "none"
+    of_label, of_image = weight.split((net.classes, weight.shape[1] - net.classes), 1) if labelled else (weight, weight)
     units, count = weight.shape[0], min(count, weight.shape[0])
     if chosen == "norm":
         order = of_image.norm(dim=1).argsort(descending=True, stable=True)[:count]
@@ -527,8 +709,8 @@ def receptive_fields(
     colours = _diverging()
     side = 5.6
     figure = _figure(WIDTH, side * mosaic.shape[0] / mosaic.shape[1] + 1.3)
-    grid = figure.add_gridspec(1, 2, width_ratios=(3.2, 1))
-    left, right = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
+    grid = figure.add_gridspec(1, 1 + labelled, width_ratios=(3.2, 1)[: 1 + labelled])
+    left = figure.add_subplot(grid[0])
     drawn = left.imshow(mosaic, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
     left.set_xticks(centres_x, [str(i + 1) for i in range(columns)])
     left.set_yticks(centres_y, [str(i + 1) for i in range(rows)])
@@ -545,30 +727,36 @@ def receptive_fields(
     else:
         left.set_xlabel(f"grey: 0; full colour: a weight of {limit:.2g}", fontsize=8)
 
-    labels = of_label[order].cpu().numpy()
-    bound = float(np.abs(labels).max()) or 1.0
-    drawn = right.imshow(labels, cmap=colours, vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
-    ends = np.arange(columns, count, columns) - 0.5
-    for end in ends:
-        right.axhline(end, color=(GAP, GAP, GAP), linewidth=2.5)
-    starts = np.concatenate(([-0.5], ends))
-    stops = np.concatenate((ends, [count - 0.5]))
-    right.set_yticks((starts + stops) / 2, [str(i + 1) for i in range(rows)])
-    step = -(-net.classes // 10)
-    right.set_xticks(range(0, net.classes, step))
-    right.tick_params(length=0, labelsize=8)
-    right.set_title("Weights of the label inputs", fontsize=10)
-    right.set_xlabel("label", fontsize=8)
-    right.set_ylabel("row of images on the left", fontsize=8)
-    bar = figure.colorbar(drawn, ax=right, location="bottom", pad=0.01)
-    bar.ax.tick_params(labelsize=8)
-    bar.set_label("weight", fontsize=8)
+    if labelled:
+        _label_weights(figure.add_subplot(grid[1]), of_label[order].cpu().numpy(), columns)
 
     which = "largest norm first" if chosen == "norm" else "evenly chosen"
     through = " through the layers below, without ReLU" if layer else ""
     number = f"all {units} units" if count == units else f"{count} of {units} units"
     figure.suptitle(f"Layer {layer}{through}: {number}, {which}", fontsize=11)
     return figure
+
+
+def _label_weights(axes: Axes, labels: Array, columns: int) -> None:
+    """Weights of the label inputs, [units, classes], a row for each unit; gaps after every row of images."""
+    count, classes = labels.shape
+    bound = float(np.abs(labels).max()) or 1.0
+    drawn = axes.imshow(labels, cmap=_diverging(), vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
+    ends = np.arange(columns, count, columns) - 0.5
+    for end in ends:
+        axes.axhline(end, color=(GAP, GAP, GAP), linewidth=2.5)
+    starts = np.concatenate(([-0.5], ends))
+    stops = np.concatenate((ends, [count - 0.5]))
+    axes.set_yticks((starts + stops) / 2, [str(i + 1) for i in range(len(starts))])
+    step = -(-classes // 10)
+    axes.set_xticks(range(0, classes, step))
+    axes.tick_params(length=0, labelsize=8)
+    axes.set_title("Weights of the label inputs", fontsize=10)
+    axes.set_xlabel("label", fontsize=8)
+    axes.set_ylabel("row of images on the left", fontsize=8)
+    bar = axes.figure.colorbar(drawn, ax=axes, location="bottom", pad=0.01)
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label("weight", fontsize=8)
 
 
 def _mosaic(fields: Array, columns: int, limit: float) -> tuple[Array, Array, Array]:
@@ -641,6 +829,14 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def _bare(axes: Axes) -> None:
+    """A picture: no ticks, no frame."""
+    axes.set_xticks(())
+    axes.set_yticks(())
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
 def _colours(count: int, skip: int = 0) -> list[Any]:
     """So many colours; beyond the palette, steps from dark to light."""
     if skip + count <= len(PALETTE):
@@ -678,6 +874,14 @@ def _layer(net: FFNet, index: int) -> FFLinear:
 def _inputs(net: FFNet) -> int:
     """Inputs of one image, without room that was added for the label."""
     return _layer(net, 0).in_features - (net.classes if net.label == "concat" else 0)
+
+
+def _check_shape(net: FFNet, shape: Sequence[int]) -> None:
+    inputs = _inputs(net)
+    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) != inputs or shape[0] not in (1, 3):
+        raise ValueError(
+            f"shape is {tuple(shape)}; expected (channels, height, width) of {inputs} inputs, with 1 or 3 channels"
+        )
 
 
 def _check_labels(net: FFNet, x: Tensor, y: Tensor) -> None:

@@ -7,11 +7,11 @@ are those of Okabe and Ito, which colour-blind readers can tell apart.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +29,7 @@ from .trainer import EVALUATED_ROWS, EpochRecord
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
@@ -494,8 +495,14 @@ def _picture(image: Tensor) -> Array | None:
 
 class _Column(NamedTuple):
     title: str
-    pictures: Tensor  # [N, C, H, W]; NaN where nothing is
+    pictures: Tensor  # [N, channels * rows * width]; NaN where nothing is
     captions: Sequence[str] = ()
+
+
+class _Bars(NamedTuple):
+    title: str
+    heights: Array  # [N, classes], in 0 .. 1
+    marked: Sequence[int]  # which of them has the colour of wrong labels
 
 
 @torch.no_grad()
@@ -529,64 +536,53 @@ def negatives(
         raise ValueError(
             f"kind is {kind!r}; expected {' or '.join(map(repr, allowed))} for a network with label={net.label!r}"
         )
-    x, count = x.flatten(1), x.shape[0]
-    before = x.roll(1, 0)
-    plain, bars, masks = partial(Tensor.reshape, shape=(-1, *shape)), None, []
+    x = x.flatten(1)
+    columns: list[_Column | _Bars]
     if kind == "hybrid":
         mixed, mask = _negatives.hybrid(x, generator, shape=shape, blurs=blurs)
-        whole = mask.to(x.dtype).reshape(-1, 1, *shape[1:]).expand(-1, *shape)
-        columns = [
-            _Column("image", plain(x)),
-            _Column("the one before", plain(before)),
-            _Column("mask", torch.where(whole.bool(), x.max(), x.min())),
-            _Column("hybrid", plain(mixed)),
-        ]
-        seed = int(torch.randint(2**31, (1,), generator=generator, device=x.device))
-        for number in sorted({*BLURRED, blurs}):  # the same bits, blurred more and more
-            bits = torch.Generator(x.device).manual_seed(seed)
-            mask = _negatives.hybrid(x[:1], bits, shape=shape, blurs=number)[1]
-            masks.append((number, mask[0].reshape(*shape[1:]).cpu().numpy()))
+        chosen = torch.where(mask.repeat(1, shape[0]), x.max(), x.min())
+        columns = [_Column("mask", chosen), _Column("hybrid", mixed)]
     elif kind == "generated":
         made, share = _artist(net).between(net.features(x), generator)
-        told = [f"{100 * part:.0f} % of the image" for part in share[:, 0].tolist()]
-        columns = [
-            _Column("image", plain(x)),
-            _Column("the one before", plain(before)),
-            _Column("generated between", plain(made), told),
-        ]
+        columns = [_Column("generated between", made, [f"{100 * s:.0f} % of the image" for s in share[:, 0].tolist()])]
     else:
-        if kind == "hard":
-            logits = net.logits(x)
-            u = torch.rand(count, generator=generator, device=x.device)
-            wrong = torch.ops.ffkern.hard_labels(logits, y, u)[None]
-            bars = logits.double().scatter(1, y[:, None], -torch.inf).softmax(1).cpu().numpy()
-        else:
-            wrong = net.wrong_labels(y, kind, generator)[:SHOWN_WRONG]
-        columns = [_Column("right label", _labelled(net, x, y, shape), [f"label {label}" for label in y.tolist()])]
-        columns += [
-            _Column("wrong label", _labelled(net, x, labels, shape), [f"label {label}" for label in labels.tolist()])
-            for labels in wrong
-        ]
-    figure, place = _gallery(columns, extra=bars is not None, panel=bool(masks))
-    if bars is not None:
-        for i, chance in enumerate(bars):
-            axes = figure.add_subplot(place[i, -1])
-            colours = [WRONG if label == int(wrong[0, i]) else "#999999" for label in range(net.classes)]
-            axes.bar(range(net.classes), chance, color=colours)
-            axes.set_xticks(range(0, net.classes, -(-net.classes // 10)))
-            axes.set_ylim(0, 1)
-            if i == 0:
-                axes.set_title("probability of wrong labels", fontsize=10)
-            _plain(axes)
-    if masks:
-        strip = place[count, :].subgridspec(1, len(masks))
-        for i, (number, blobs) in enumerate(masks):
+        columns = _wrong_labels(net, x, y, shape, generator, kind)
+    if net.label == "none":
+        columns = [_Column("image", x), _Column("the one before", x.roll(1, 0)), *columns]
+    figure, place = _gallery(columns, shape, panel=kind == "hybrid")
+    if kind == "hybrid":
+        strip = place[x.shape[0], :].subgridspec(1, len({*BLURRED, blurs}))
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=x.device))
+        for i, number in enumerate(sorted({*BLURRED, blurs})):  # the same bits, blurred more and more
+            bits = torch.Generator(x.device).manual_seed(seed)
+            _, mask = _negatives.hybrid(x[:1], bits, shape=shape, blurs=number)
             axes = figure.add_subplot(strip[i])
-            axes.imshow(blobs, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(mask.reshape(*shape[1:]).cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             _bare(axes)
             axes.set_title(f"{number} blurs" + (" (here)" if number == blurs else ""), fontsize=8)
     figure.suptitle(f"Negatives: {kind}", fontsize=11)
     return figure
+
+
+def _wrong_labels(
+    net: FFNet, x: Tensor, y: Tensor, shape: Sequence[int], generator: torch.Generator, kind: str
+) -> list[_Column | _Bars]:
+    """Images with their right and their wrong labels, and what hard ones are drawn from."""
+    bars = []
+    if kind == "hard":
+        logits = net.logits(x)
+        u = torch.rand(x.shape[0], generator=generator, device=x.device)
+        wrong = torch.ops.ffkern.hard_labels(logits, y, u)[None]
+        chance = logits.double().scatter(1, y[:, None], -torch.inf).softmax(1).cpu().numpy()
+        bars.append(_Bars("probability of wrong labels", chance, wrong[0].tolist()))
+    else:
+        wrong = net.wrong_labels(y, kind, generator)[:SHOWN_WRONG]
+    variants = [("right label", y), *(("wrong label", labels) for labels in wrong)]
+    columns = [
+        _Column(title, _labelled(net, x, labels, shape), [f"label {label}" for label in labels.tolist()])
+        for title, labels in variants
+    ]
+    return [*columns, *bars]
 
 
 @torch.no_grad()
@@ -609,46 +605,55 @@ def samples(net: FFNet, x: Tensor, shape: Sequence[int], generator: torch.Genera
             now = artist(net.features(now))
         done = passes
         title = {0: "images, then noise", 1: "after 1 pass"}.get(passes, f"{passes} passes")
-        columns.append(_Column(title, now.reshape(-1, *shape)))
-    figure, _ = _gallery(columns)
+        columns.append(_Column(title, now))
+    figure, _ = _gallery(columns, shape)
     figure.suptitle("Samples of the generator", fontsize=11)
     return figure
 
 
-def _gallery(columns: Sequence[_Column], extra: bool = False, panel: bool = False) -> tuple[Figure, Any]:
-    """Pictures side by side, all on one scale of grey, and the grid: ``extra`` adds a column, ``panel`` a row."""
-    every = torch.cat([column.pictures.double().flatten() for column in columns])
+def _gallery(columns: Sequence[_Column | _Bars], shape: Sequence[int], panel: bool = False) -> tuple[Figure, GridSpec]:
+    """Columns side by side, all pictures on one scale of grey, and their grid; ``panel`` leaves a row below."""
+    pictures = [column.pictures.double() for column in columns if isinstance(column, _Column)]
+    every = torch.cat([part.flatten() for part in pictures])
     every = every[every.isfinite()]
     low, high = float(every.min()), float(every.max())
-    rows = columns[0].pictures.shape[0]
+    grey = _matplotlib().colormaps["gray"].with_extremes(bad=(GAP, GAP, GAP))
+    rows = pictures[0].shape[0]
     figure = _figure(WIDTH, 1.25 * (rows + panel) + 0.5)
-    place = figure.add_gridspec(rows + panel, len(columns) + extra)
-    for j, column in enumerate(columns):
-        for i, picture in enumerate(column.pictures.double().cpu().numpy()):
-            axes = figure.add_subplot(place[i, j])
-            shown = (picture - low) / (high - low or 1.0)
-            shown = shown[0] if len(shown) == 1 else np.nan_to_num(np.moveaxis(shown, 0, 2), nan=GAP)
-            grey = _matplotlib().colormaps["gray"].with_extremes(bad=(GAP, GAP, GAP))
-            axes.imshow(shown, cmap=grey, vmin=0, vmax=1, interpolation="nearest")
-            _bare(axes)
-            if i == 0:
-                axes.set_title(column.title, fontsize=10)
-            if column.captions:
-                axes.set_xlabel(column.captions[i], fontsize=8)
+    place = figure.add_gridspec(rows + panel, len(columns))
+    for i, j in itertools.product(range(rows), range(len(columns))):
+        column, axes = columns[j], figure.add_subplot(place[i, j])
+        if i == 0:
+            axes.set_title(column.title, fontsize=10)
+        if isinstance(column, _Bars):
+            classes = column.heights.shape[1]
+            axes.bar(range(classes), column.heights[i], color=["#999999"] * classes)
+            axes.patches[column.marked[i]].set_color(WRONG)
+            axes.set_xticks(range(0, classes, -(-classes // 10)))
+            axes.set_ylim(0, 1)
+            _plain(axes)
+            continue
+        picture = pictures[j][i].reshape(shape[0], -1, shape[2]).cpu().numpy()
+        shown = (picture - low) / (high - low or 1.0)
+        shown = shown[0] if shape[0] == 1 else np.nan_to_num(np.moveaxis(shown, 0, 2), nan=GAP)
+        axes.imshow(shown, cmap=grey, vmin=0, vmax=1, interpolation="nearest")
+        _bare(axes)
+        if column.captions:
+            axes.set_xlabel(column.captions[i], fontsize=8)
     return figure, place
 
 
 def _labelled(net: FFNet, x: Tensor, labels: Tensor, shape: Sequence[int]) -> Tensor:
-    """Pictures [N, C, H, W] with the label over the first pixels, or [N, C, rows + H, W] with it above."""
+    """Images [N, K] with the label over the first pixels, or with rows of pixels above that hold it."""
     overlay = net._overlay(x)
     if net.label == "overlay":
         written: Tensor = torch.ops.ffkern.overlay_label(x, labels, net.classes, overlay)
-        return written.reshape(-1, *shape)
+        return written
     channels, _, width = shape
     written = torch.ops.ffkern.concat_label(x[:, :0], labels, net.classes, overlay)
     above = x.new_full((x.shape[0], channels, -(-net.classes // width) * width), math.nan)
     above[:, :, : net.classes] = written[:, None]
-    return torch.cat((above.reshape(x.shape[0], channels, -1, width), x.reshape(-1, *shape)), 2)
+    return torch.cat((above, x.reshape(x.shape[0], channels, -1)), 2).flatten(1)
 
 
 def _artist(net: FFNet) -> LinearGenerator:

@@ -7,7 +7,7 @@ from .unsupervised import UNSUPERVISED
 GENERATOR = replace(
     UNSUPERVISED,
     name="generator",
-    source='arXiv 2212.13345, section "Relationship to Generative Adversarial Networks"; rates chosen on held-out images',
+    source='arXiv 2212.13345, section "Relationship to Generative Adversarial Networks"; rates chosen here',
     published={},
     layers=(500, 500),
     head="all",

@@ -972,11 +972,20 @@ class FFNet(nn.Module):
                     f"negatives is {others.dtype} on {others.device}; expected {images.dtype} on {images.device}, as x"
                 )
             n, h, length = images.shape[0], torch.cat((images, others)), None
-            if labels is not None:
+            head = None if self.head is None or head_opt is None or self.head.frozen else self.head
+            if labels is not None:  # all that the head would refuse when the layers have moved
                 self._check_labels(labels, n)
+                if n == 0:
+                    raise ValueError("x has no rows; expected at least one image for the head to learn from")
+                if labels.device.type == "cpu" and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+                    raise ValueError(
+                        f"labels holds {int(labels.min())} to {int(labels.max())}; expected 0 to {self.classes - 1}"
+                    )
+            if head is not None and head_opt is not None:
+                head._bind(head_opt)
             sign, weight = self._contrast(n, others.shape[0], images.device)
             bound = [None if layer.frozen else layer._bind(opt) for layer in self._all_layers()]  # refuses beforehand
-            if not any(bound) and head_opt is None:
+            if not any(bound) and head is None:
                 raise RuntimeError("every layer is frozen (requires_grad is False): there is nothing to learn")
             kept = []
             for i, layer in enumerate(self._all_layers()):
@@ -987,9 +996,9 @@ class FFNet(nn.Module):
                     layer.step(h, sign, opt, row_weight=weight, x_norm=length, keep=keep)
                     h, length = keep
                 kept.append((h[:n], length[:n]))
-            if labels is not None and head_opt is not None and self.head is not None:
+            if labels is not None and head_opt is not None and head is not None:
                 seen = [kept[i] for i in self.head_layers]
-                self.head.step([h for h, _ in seen], [length for _, length in seen], labels, head_opt)
+                head.step([h for h, _ in seen], [length for _, length in seen], labels, head_opt)
 
     def step_head(self, x: Tensor, labels: Tensor, head_opt: FusedOptimizer) -> None:
         """Only the softmax head learns, from the neutral label; the layers stay as they are."""

@@ -7,6 +7,7 @@ are those of Okabe and Ito, which colour-blind readers can tell apart.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import operator
 import os
@@ -20,17 +21,29 @@ import torch
 from torch import Tensor
 
 from . import _files
+from . import negatives as _negatives
+from .generator import LinearGenerator
 from .nn import FFLinear, FFNet
 from .trainer import EVALUATED_ROWS, EpochRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
 
-__all__ = ["curves", "goodness_histogram", "label_activity", "lesson", "receptive_fields", "save"]
+__all__ = [
+    "curves",
+    "goodness_histogram",
+    "label_activity",
+    "lesson",
+    "negatives",
+    "receptive_fields",
+    "samples",
+    "save",
+]
 
 WIDTH = 9.0  # inches; times DPI the pixels of a README's column
 DPI = 110
@@ -55,6 +68,9 @@ FORMULAS = {
     "neg_sum_sq": r"$-\sum h^2$",
     "sum_abs": r"$\sum |h|$",
 }
+BLURRED = (0, 1, 2, 4, 8, 16)  # masks of so many blurs, beside the run's own
+SHOWN_WRONG = 3  # wrong labels of an image, where a step takes all
+CHAIN = (0, 1, 2, 3, 5, 10)  # passes through network and generator after which a sample is shown
 LABELS = [("right label", "-"), ("wrong label", "--")]
 ANSWERS = {"error": "all layers", "error_but_first": "all but the first", "error_softmax": "softmax head"}
 FORMATS: dict[str, dict[str, Any]] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -273,6 +289,7 @@ def goodness_histogram(
         generator: of the wrong labels, on the device of y; default torch's global one.
         title: over the whole figure.
     """
+    net._labelled("goodness of a wrong label")
     _check_labels(net, x, y)
     right, wrong = _goodness_of_rows(net, x, y, generator)
     depth = right.shape[0]
@@ -473,6 +490,179 @@ def _picture(image: Tensor) -> Array | None:
     return pixels if pixels.ndim == 2 else np.moveaxis(pixels, 0, 2)
 
 
+# ------------------------------------------------------------------------------------- negatives
+
+
+class _Column(NamedTuple):
+    title: str
+    pictures: Tensor  # [N, channels * rows * width]; NaN where nothing is
+    captions: Sequence[str] = ()
+
+
+class _Bars(NamedTuple):
+    title: str
+    heights: Array  # [N, classes], in 0 .. 1
+    marked: Sequence[int]  # which of them has the colour of wrong labels
+
+
+@torch.no_grad()
+def negatives(
+    net: FFNet,
+    x: Tensor,
+    y: Tensor,
+    shape: Sequence[int],
+    generator: torch.Generator,
+    *,
+    kind: str = "uniform",
+    blurs: int = 6,
+) -> Figure:
+    """What a network learns to refuse: images as positive rows and the negative ones drawn beside them, as in a step.
+
+    With a label: the right and a wrong label, written where the network reads them (label="concat": in rows of pixels
+    above the image); of "hard" ones also the probabilities they were drawn from, of "all" some. Without: the image, the
+    one before it, mask and hybrid, and below how masks grow with their blurs; or what the generator makes between them.
+
+    Args:
+        x: [N, ...] images, a row of pictures each. y: int64 [N], their true labels.
+        shape: (channels, height, width) of the images; channels 1, or 3 for red, green and blue.
+        generator: of the negatives, on the device of x.
+        kind: "uniform", "hard" or "all" wrong labels; with label="none" "hybrid" or "generated" images.
+        blurs: of the masks of hybrids.
+    """
+    _check_labels(net, x, y)
+    _check_shape(net, shape)
+    allowed = ("hybrid", "generated") if net.label == "none" else ("uniform", "hard", "all")
+    if kind not in allowed:
+        raise ValueError(
+            f"kind is {kind!r}; expected {' or '.join(map(repr, allowed))} for a network with label={net.label!r}"
+        )
+    x = x.flatten(1)
+    columns: list[_Column | _Bars]
+    if kind == "hybrid":
+        mixed, mask = _negatives.hybrid(x, generator, shape=shape, blurs=blurs)
+        chosen = torch.where(mask.repeat(1, shape[0]), x.max(), x.min())
+        columns = [_Column("mask", chosen), _Column("hybrid", mixed)]
+    elif kind == "generated":
+        made, share = _artist(net).between(net.features(x), generator)
+        columns = [_Column("generated between", made, [f"{100 * s:.0f} % of the image" for s in share[:, 0].tolist()])]
+    else:
+        columns = _wrong_labels(net, x, y, shape, generator, kind)
+    if net.label == "none":
+        columns = [_Column("image", x), _Column("the one before", x.roll(1, 0)), *columns]
+    figure, place = _gallery(columns, shape, panel=kind == "hybrid")
+    if kind == "hybrid":
+        strip = place[x.shape[0], :].subgridspec(1, len({*BLURRED, blurs}))
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=x.device))
+        for i, number in enumerate(sorted({*BLURRED, blurs})):  # the same bits, blurred more and more
+            bits = torch.Generator(x.device).manual_seed(seed)
+            _, mask = _negatives.hybrid(x[:1], bits, shape=shape, blurs=number)
+            axes = figure.add_subplot(strip[i])
+            axes.imshow(mask.reshape(*shape[1:]).cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            _bare(axes)
+            axes.set_title(f"{number} blurs" + (" (here)" if number == blurs else ""), fontsize=8)
+    figure.suptitle(f"Negatives: {kind}", fontsize=11)
+    return figure
+
+
+def _wrong_labels(
+    net: FFNet, x: Tensor, y: Tensor, shape: Sequence[int], generator: torch.Generator, kind: str
+) -> list[_Column | _Bars]:
+    """Images with their right and their wrong labels, and what hard ones are drawn from."""
+    bars = []
+    if kind == "hard":
+        logits = net.logits(x)
+        u = torch.rand(x.shape[0], generator=generator, device=x.device)
+        wrong = torch.ops.ffkern.hard_labels(logits, y, u)[None]
+        chance = logits.double().scatter(1, y[:, None], -torch.inf).softmax(1).cpu().numpy()
+        bars.append(_Bars("probability of wrong labels", chance, wrong[0].tolist()))
+    else:
+        wrong = net.wrong_labels(y, kind, generator)[:SHOWN_WRONG]
+    variants = [("right label", y), *(("wrong label", labels) for labels in wrong)]
+    columns = [
+        _Column(title, _labelled(net, x, labels, shape), [f"label {label}" for label in labels.tolist()])
+        for title, labels in variants
+    ]
+    return [*columns, *bars]
+
+
+@torch.no_grad()
+def samples(net: FFNet, x: Tensor, shape: Sequence[int], generator: torch.Generator) -> Figure:
+    """What the network's generator makes: image -> activities -> image, again and again, from images and from noise.
+
+    The picture after one pass is the reconstruction. Pixels are means, in 0 .. 1.
+
+    Args:
+        x: [N, ...] images, a row of pictures each; as many rows begin with uniform noise.
+        shape: (channels, height, width) of the images.
+        generator: of the noise, on the device of x.
+    """
+    _check_shape(net, shape)
+    artist, x = _artist(net), x.flatten(1).float()
+    now = torch.cat((x, torch.rand(x.shape, generator=generator, device=x.device)))
+    columns, done = [], 0
+    for passes in CHAIN:
+        for _ in range(passes - done):
+            now = artist(net.features(now))
+        done = passes
+        title = {0: "images, then noise", 1: "after 1 pass"}.get(passes, f"{passes} passes")
+        columns.append(_Column(title, now))
+    figure, _ = _gallery(columns, shape)
+    figure.suptitle("Samples of the generator", fontsize=11)
+    return figure
+
+
+def _gallery(columns: Sequence[_Column | _Bars], shape: Sequence[int], panel: bool = False) -> tuple[Figure, GridSpec]:
+    """Columns side by side, all pictures on one scale of grey, and their grid; ``panel`` leaves a row below."""
+    pictures = [column.pictures.double() for column in columns if isinstance(column, _Column)]
+    every = torch.cat([part.flatten() for part in pictures])
+    every = every[every.isfinite()]
+    low, high = float(every.min()), float(every.max())
+    grey = _matplotlib().colormaps["gray"].with_extremes(bad=(GAP, GAP, GAP))
+    rows = pictures[0].shape[0]
+    figure = _figure(WIDTH, 1.25 * (rows + panel) + 0.5)
+    place = figure.add_gridspec(rows + panel, len(columns))
+    for i, j in itertools.product(range(rows), range(len(columns))):
+        column, axes = columns[j], figure.add_subplot(place[i, j])
+        if i == 0:
+            axes.set_title(column.title, fontsize=10)
+        if isinstance(column, _Bars):
+            classes = column.heights.shape[1]
+            axes.bar(range(classes), column.heights[i], color=["#999999"] * classes)
+            axes.patches[column.marked[i]].set_color(WRONG)
+            axes.set_xticks(range(0, classes, -(-classes // 10)))
+            axes.set_ylim(0, 1)
+            _plain(axes)
+            continue
+        picture = pictures[j][i].reshape(shape[0], -1, shape[2]).cpu().numpy()
+        shown = (picture - low) / (high - low or 1.0)
+        shown = shown[0] if shape[0] == 1 else np.nan_to_num(np.moveaxis(shown, 0, 2), nan=GAP)
+        axes.imshow(shown, cmap=grey, vmin=0, vmax=1, interpolation="nearest")
+        _bare(axes)
+        if column.captions:
+            axes.set_xlabel(column.captions[i], fontsize=8)
+    return figure, place
+
+
+def _labelled(net: FFNet, x: Tensor, labels: Tensor, shape: Sequence[int]) -> Tensor:
+    """Images [N, K] with the label over the first pixels, or with rows of pixels above that hold it."""
+    overlay = net._overlay(x)
+    if net.label == "overlay":
+        written: Tensor = torch.ops.ffkern.overlay_label(x, labels, net.classes, overlay)
+        return written
+    channels, _, width = shape
+    written = torch.ops.ffkern.concat_label(x[:, :0], labels, net.classes, overlay)
+    above = x.new_full((x.shape[0], channels, -(-net.classes // width) * width), math.nan)
+    above[:, :, : net.classes] = written[:, None]
+    return torch.cat((above, x.reshape(x.shape[0], channels, -1)), 2).flatten(1)
+
+
+def _artist(net: FFNet) -> LinearGenerator:
+    artist = getattr(net, "generator", None)
+    if not isinstance(artist, LinearGenerator):
+        raise ValueError("net has no generator; expected one that learnt with negatives='generated'")
+    return artist
+
+
 # --------------------------------------------------------------------------------------- weights
 
 
@@ -491,11 +681,8 @@ def receptive_fields(
         count: units at most.
         chosen: "norm": those with the longest weight vectors, longest first; "even": evenly over all, in their order.
     """
-    depth, inputs = len(net.layers), _inputs(net)
-    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) != inputs or shape[0] not in (1, 3):
-        raise ValueError(
-            f"shape is {tuple(shape)}; expected (channels, height, width) of {inputs} inputs, with 1 or 3 channels"
-        )
+    depth = len(net.layers)
+    _check_shape(net, shape)
     if not 0 <= operator.index(layer) < depth:
         raise ValueError(f"layer is {layer}; expected 0 to {depth - 1}")
     if operator.index(count) < 1:
@@ -508,8 +695,8 @@ def receptive_fields(
         weight = _layer(net, i).weight.detach().double() @ weight
     if not bool(weight.isfinite().all()):
         raise ValueError(f"net has NaN or infinite weights up to layer {layer}; expected finite numbers")
-    overlaid = net.label == "overlay"
-    of_label, of_image = weight[:, : net.classes], weight[:, net.classes :]
+    overlaid, labelled = net.label == "overlay", net.label != "none"
+    of_label, of_image = weight.split((net.classes, weight.shape[1] - net.classes), 1) if labelled else (weight, weight)
     units, count = weight.shape[0], min(count, weight.shape[0])
     if chosen == "norm":
         order = of_image.norm(dim=1).argsort(descending=True, stable=True)[:count]
@@ -527,8 +714,8 @@ def receptive_fields(
     colours = _diverging()
     side = 5.6
     figure = _figure(WIDTH, side * mosaic.shape[0] / mosaic.shape[1] + 1.3)
-    grid = figure.add_gridspec(1, 2, width_ratios=(3.2, 1))
-    left, right = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
+    grid = figure.add_gridspec(1, 1 + labelled, width_ratios=(3.2, 1)[: 1 + labelled])
+    left = figure.add_subplot(grid[0])
     drawn = left.imshow(mosaic, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
     left.set_xticks(centres_x, [str(i + 1) for i in range(columns)])
     left.set_yticks(centres_y, [str(i + 1) for i in range(rows)])
@@ -545,30 +732,36 @@ def receptive_fields(
     else:
         left.set_xlabel(f"grey: 0; full colour: a weight of {limit:.2g}", fontsize=8)
 
-    labels = of_label[order].cpu().numpy()
-    bound = float(np.abs(labels).max()) or 1.0
-    drawn = right.imshow(labels, cmap=colours, vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
-    ends = np.arange(columns, count, columns) - 0.5
-    for end in ends:
-        right.axhline(end, color=(GAP, GAP, GAP), linewidth=2.5)
-    starts = np.concatenate(([-0.5], ends))
-    stops = np.concatenate((ends, [count - 0.5]))
-    right.set_yticks((starts + stops) / 2, [str(i + 1) for i in range(rows)])
-    step = -(-net.classes // 10)
-    right.set_xticks(range(0, net.classes, step))
-    right.tick_params(length=0, labelsize=8)
-    right.set_title("Weights of the label inputs", fontsize=10)
-    right.set_xlabel("label", fontsize=8)
-    right.set_ylabel("row of images on the left", fontsize=8)
-    bar = figure.colorbar(drawn, ax=right, location="bottom", pad=0.01)
-    bar.ax.tick_params(labelsize=8)
-    bar.set_label("weight", fontsize=8)
+    if labelled:
+        _label_weights(figure.add_subplot(grid[1]), of_label[order].cpu().numpy(), columns)
 
     which = "largest norm first" if chosen == "norm" else "evenly chosen"
     through = " through the layers below, without ReLU" if layer else ""
     number = f"all {units} units" if count == units else f"{count} of {units} units"
     figure.suptitle(f"Layer {layer}{through}: {number}, {which}", fontsize=11)
     return figure
+
+
+def _label_weights(axes: Axes, labels: Array, columns: int) -> None:
+    """Weights of the label inputs, [units, classes], a row for each unit; gaps after every row of images."""
+    count, classes = labels.shape
+    bound = float(np.abs(labels).max()) or 1.0
+    drawn = axes.imshow(labels, cmap=_diverging(), vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
+    ends = np.arange(columns, count, columns) - 0.5
+    for end in ends:
+        axes.axhline(end, color=(GAP, GAP, GAP), linewidth=2.5)
+    starts = np.concatenate(([-0.5], ends))
+    stops = np.concatenate((ends, [count - 0.5]))
+    axes.set_yticks((starts + stops) / 2, [str(i + 1) for i in range(len(starts))])
+    step = -(-classes // 10)
+    axes.set_xticks(range(0, classes, step))
+    axes.tick_params(length=0, labelsize=8)
+    axes.set_title("Weights of the label inputs", fontsize=10)
+    axes.set_xlabel("label", fontsize=8)
+    axes.set_ylabel("row of images on the left", fontsize=8)
+    bar = axes.figure.colorbar(drawn, ax=axes, location="bottom", pad=0.01)
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label("weight", fontsize=8)
 
 
 def _mosaic(fields: Array, columns: int, limit: float) -> tuple[Array, Array, Array]:
@@ -641,6 +834,14 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def _bare(axes: Axes) -> None:
+    """A picture: no ticks, no frame."""
+    axes.set_xticks(())
+    axes.set_yticks(())
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
 def _colours(count: int, skip: int = 0) -> list[Any]:
     """So many colours; beyond the palette, steps from dark to light."""
     if skip + count <= len(PALETTE):
@@ -678,6 +879,14 @@ def _layer(net: FFNet, index: int) -> FFLinear:
 def _inputs(net: FFNet) -> int:
     """Inputs of one image, without room that was added for the label."""
     return _layer(net, 0).in_features - (net.classes if net.label == "concat" else 0)
+
+
+def _check_shape(net: FFNet, shape: Sequence[int]) -> None:
+    inputs = _inputs(net)
+    if len(shape) != 3 or min(shape) < 1 or math.prod(shape) != inputs or shape[0] not in (1, 3):
+        raise ValueError(
+            f"shape is {tuple(shape)}; expected (channels, height, width) of {inputs} inputs, with 1 or 3 channels"
+        )
 
 
 def _check_labels(net: FFNet, x: Tensor, y: Tensor) -> None:

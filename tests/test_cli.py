@@ -462,6 +462,34 @@ def test_predict_by_the_softmax_head(capsys, tmp_path, digits):
     assert f"softmax head {int(chance[0].argmax())} ({100 * float(chance[0].max()):.1f} %)" in out.splitlines()[0]
 
 
+@pytest.mark.parametrize("negatives", ["hybrid", "generated"])
+def test_a_run_without_labels_answers_by_its_head(capsys, tmp_path, digits, negatives):
+    folder, rows = tmp_path / "run", tmp_path / "x.npy"
+    argv = [*SHORT, "--label", "none", "--negatives", negatives, "--scaling", "none"]
+    code, out, err = run(capsys, *argv, "--out", str(folder))
+    assert (code, err) == (0, "")
+    saved = checkpoint.load(folder)
+    chance = saved.net.logits(saved.scaling.apply(digits.test_x[:4])).softmax(1)
+    ranked = chance.argsort(dim=1, descending=True)
+    np.save(rows, digits.test_x[:4].numpy())
+    code, out, _ = run(capsys, "predict", str(folder), str(rows), "--json")
+    assert code == 0
+    for answer, row, goodness in zip(json.loads(out), ranked, saved.net.goodness(digits.test_x[:4]).T, strict=True):
+        assert (answer["label"], answer["second"], answer["label_softmax"]) == (int(row[0]), int(row[1]), int(row[0]))
+        assert "label_but_first" not in answer
+        assert answer["goodness"] == pytest.approx(goodness.tolist(), rel=1e-5)
+    code, out, _ = run(capsys, "predict", str(folder), str(rows))
+    first = f"{int(ranked[0, 0])}  (second choice {int(ranked[0, 1])}; softmax head {int(ranked[0, 0])} ("
+    assert (code, out.splitlines()[0].startswith(f"{rows}[0]: {first}")) == (0, True)
+    code, out, _ = run(capsys, "eval", str(folder), "--json")
+    assert code == 0
+    assert "error" not in json.loads(out)
+    assert json.loads(out)["error_softmax"] < 0.5
+    code, _, err = run(capsys, *argv, "--compare-eager")
+    assert code == 2
+    assert "compares runs that see the same negatives" in err
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

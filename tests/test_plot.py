@@ -15,6 +15,7 @@ pytest.importorskip("matplotlib", reason="plots need matplotlib")
 
 import ffkern
 from ffkern import plot, reference
+from ffkern.generator import LinearGenerator
 from ffkern.trainer import EpochRecord, HeadRecord, LayerRecord
 
 CLASSES, SIDE, IMAGES = 4, 5, 300
@@ -527,6 +528,206 @@ def test_fields_refuse_weights_that_are_not_finite():
         plot.receptive_fields(net, (1, 5, 5), layer=1)
 
 
+def test_fields_of_a_network_without_labels():
+    net = make_net(label="none")
+    (left, bar) = plot.receptive_fields(net, (1, SIDE, SIDE), count=4, chosen="even").axes
+    assert bar.get_xlabel() == "weight"
+    weight = net.layers[0].weight.detach().numpy()
+    shown = tiles(pixels(left), 4, 2, SIDE, SIDE)
+    for i, tile in enumerate(shown):
+        assert tile.flatten() == pytest.approx(weight[i * 17 // 4])
+
+
+# ---------------------------------------------------------------- negatives
+
+
+SHAPE = (1, SIDE, SIDE)
+
+
+def shown(figure, titles):
+    """The pictures of each column, as they were before they were put on one scale: up to two numbers for all."""
+    rows = {}
+    for axes in figure.axes:
+        where = axes.get_subplotspec()
+        if axes.images and where.get_gridspec().ncols == len(titles):
+            rows.setdefault(where.colspan.start, []).append((pixels(axes), axes.get_title(), axes.get_xlabel()))
+    assert [rows[j][0][1] for j in range(len(titles))] == titles
+    return [[picture for picture, _, _ in rows[j]] for j in sorted(rows)], [
+        [caption for _, _, caption in rows[j]] for j in sorted(rows)
+    ]
+
+
+def on_scale(columns):
+    """Columns of images [H, W] as the figure shows them: black is the lowest value of all, white the highest."""
+    every = np.concatenate([np.ravel(image) for column in columns for image in column])
+    low, high = np.nanmin(every), np.nanmax(every)
+    return [[(np.asarray(image, dtype=float) - low) / (high - low) for image in column] for column in columns]
+
+
+def assert_pictures(got, wanted):
+    for one, other in zip(got, on_scale(wanted), strict=True):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert a == pytest.approx(b, abs=1e-6, nan_ok=True)
+
+
+def written(net, x, labels):
+    """The image with its label where the network reads it."""
+    overlay = net.overlay
+    if net.label == "overlay":
+        return [image.reshape(SIDE, SIDE).numpy() for image in reference.overlay_label(x, labels, CLASSES, overlay)]
+    above = np.full((len(x), 1, SIDE), np.nan)
+    above[:, 0, :CLASSES] = reference.concat_label(x, labels, CLASSES, overlay)[:, :CLASSES].numpy()
+    return list(np.concatenate((above, x.reshape(-1, SIDE, SIDE).numpy()), 1))
+
+
+@pytest.mark.parametrize("label", ["concat", "overlay"])
+def test_negatives_are_the_labels_that_a_step_draws(label):
+    net, (x, y) = make_net(label=label), make_data(3)
+    figure = plot.negatives(net, x, y, SHAPE, generator())
+    wrong = reference.wrong_labels(y, CLASSES, torch.rand(3, generator=generator()))
+    got, captions = shown(figure, ["right label", "wrong label"])
+    assert_pictures(got, [written(net, x, y), written(net, x, wrong)])
+    assert captions == [[f"label {i}" for i in labels.tolist()] for labels in (y, wrong)]
+    assert figure.get_suptitle() == "Negatives: uniform"
+
+
+def test_negatives_of_all_wrong_labels_are_some():
+    net, (x, y) = make_net(), make_data(2)
+    got, captions = shown(
+        plot.negatives(net, x, y, SHAPE, generator(), kind="all"), ["right label"] + 3 * ["wrong label"]
+    )
+    wrong = reference.all_wrong_labels(y, CLASSES)
+    assert len(wrong) == plot.SHOWN_WRONG == 3
+    assert_pictures(got, [written(net, x, labels) for labels in (y, *wrong)])
+    assert captions[1:] == [[f"label {i}" for i in labels.tolist()] for labels in wrong]
+
+
+def test_hard_negatives_come_with_their_probabilities():
+    net, (x, y) = make_net(head_layers="all"), make_data(5)
+    torch.nn.init.normal_(net.head.weight)
+    figure = plot.negatives(net, x, y, SHAPE, generator(), kind="hard")
+    logits = net.logits(x)
+    wrong = reference.hard_labels(logits, y, torch.rand(5, generator=generator()))
+    bars = [axes for axes in figure.axes if axes.patches]
+    assert bars[0].get_title() == "probability of wrong labels"
+    for i, axes in enumerate(bars):
+        heights = [bar.get_height() for bar in axes.patches]
+        others = [label for label in range(CLASSES) if label != y[i]]
+        weights = [math.exp(logits[i, label]) for label in others]
+        assert heights[y[i]] == 0
+        assert [heights[label] for label in others] == pytest.approx([w / sum(weights) for w in weights], rel=1e-5)
+        from matplotlib.colors import to_hex
+
+        drawn = [to_hex(bar.get_facecolor()).upper() == plot.WRONG for bar in axes.patches]
+        assert drawn == [label == wrong[i] for label in range(CLASSES)]
+    captions = [axes.get_xlabel() for axes in figure.axes if axes.images]
+    assert sorted(captions) == sorted(f"label {i}" for i in (*y.tolist(), *wrong.tolist()))
+    figure.draw_without_rendering()
+
+
+def test_hybrids_are_shown_with_what_they_are_made_of():
+    net, (x, y) = make_net(label="none"), make_data(4)
+    figure = plot.negatives(net, x, y, SHAPE, (draws := generator()), kind="hybrid", blurs=3)
+    again = generator()
+    drawn = torch.stack((torch.randint(2**63 - 1, (1,), generator=again), torch.zeros(1, dtype=torch.int64))).flatten()
+    before = x[[3, 0, 1, 2]]
+    mixed, mask, _ = reference.hybrid_images(x, before, drawn, SIDE, SIDE, 3)
+    got, _ = shown(figure, ["image", "the one before", "mask", "hybrid"])
+    masks = torch.where(mask, x.max(), x.min())
+    assert_pictures(got, [[image.reshape(SIDE, SIDE).numpy() for image in part] for part in (x, before, masks, mixed)])
+    below = {axes.get_title(): pixels(axes) for axes in figure.axes if "blurs" in axes.get_title()}
+    assert list(below) == [f"{n} blurs" + " (here)" * (n == 3) for n in sorted({*plot.BLURRED, 3})]
+    seed = torch.randint(2**31, (1,), generator=again)
+    assert torch.equal(draws.get_state(), again.get_state())
+    bits = torch.randint(2**63 - 1, (1,), generator=generator(int(seed)))
+    for name, picture in below.items():
+        _, mask, _ = reference.hybrid_images(
+            x[:1], x[:1], torch.cat((bits, torch.zeros_like(bits))), SIDE, SIDE, int(name.split()[0])
+        )
+        assert np.array_equal(picture, mask.reshape(SIDE, SIDE).numpy())
+    figure.draw_without_rendering()
+
+
+def make_artist():
+    net = make_net(label="none", head_layers="all")
+    net.generator = LinearGenerator(INPUTS, (17, 9))
+    torch.nn.init.normal_(net.generator.weight)
+    return net
+
+
+def test_generated_negatives_are_shown_beside_the_images_they_lie_between():
+    net, (x, y) = make_artist(), make_data(3)
+    got, captions = shown(
+        plot.negatives(net, x, y, SHAPE, generator(), kind="generated"),
+        ["image", "the one before", "generated between"],
+    )
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    made, share = net.generator.between(net.features(x), generator())
+    assert_pictures(got, [[image.reshape(SIDE, SIDE).numpy() for image in part] for part in (x, x[[2, 0, 1]], made)])
+    assert captions[2] == [f"{100 * part:.0f} % of the image" for part in share[:, 0].tolist()]
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())  # it only looks
+
+
+def test_samples_are_a_chain_from_images_and_from_noise():
+    net, (x, _) = make_artist(), make_data(2)
+    figure = plot.samples(net, x, SHAPE, generator())
+    now, wanted = torch.cat((x, torch.rand(2, INPUTS, generator=generator()))), []
+    for passes in range(max(plot.CHAIN) + 1):
+        if passes in plot.CHAIN:
+            wanted.append([image.reshape(SIDE, SIDE).numpy() for image in now])
+        now = net.generator(net.features(now))
+    titles = ["images, then noise", "after 1 pass", *(f"{n} passes" for n in plot.CHAIN[2:])]
+    assert_pictures(shown(figure, titles)[0], wanted)
+    figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("label", ["concat", "overlay", "none"])
+def test_negatives_of_colour_images(label):
+    net = ffkern.FFNet([3 * INPUTS, 8], CLASSES, label=label)
+    x, y = torch.rand(2, 3 * INPUTS), torch.tensor([0, 3])
+    kind = "hybrid" if label == "none" else "uniform"
+    figure = plot.negatives(net, x.bfloat16(), y, (3, SIDE, SIDE), generator(), kind=kind)
+    picture = pixels(figure.axes[0])
+    assert picture.shape == (SIDE + (label == "concat"), SIDE, 3)
+    assert np.isfinite(picture).all()
+    assert (picture.min(), picture.max()) >= (0, 0)
+    figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize(
+    ("label", "options", "message"),
+    [
+        (
+            "concat",
+            {"kind": "hybrid"},
+            "kind is 'hybrid'; expected 'uniform' or 'hard' or 'all' for a network with label=",
+        ),
+        (
+            "none",
+            {"kind": "uniform"},
+            "kind is 'uniform'; expected 'hybrid' or 'generated' for a network with label='none'",
+        ),
+        ("none", {"kind": "generated"}, "net has no generator; expected one that learnt with negatives='generated'"),
+        ("none", {"kind": "hybrid", "shape": (1, 5, 4)}, r"shape is \(1, 5, 4\); expected \(channels, height, width\)"),
+        ("concat", {"y": torch.tensor([0, 9])}, "y holds 9; expected 0 to 3"),
+    ],
+)
+def test_negatives_refuse(label, options, message):
+    x, y = make_data(2)
+    options = {"y": y, "shape": SHAPE, **options}
+    with pytest.raises(ValueError, match=message):
+        plot.negatives(make_net(label=label), x, generator=generator(), **options)
+
+
+def test_networks_without_labels_have_no_wrong_ones():
+    x, y = make_data(2)
+    with pytest.raises(RuntimeError, match="label is 'none': goodness of a wrong label needs a label among the inputs"):
+        plot.goodness_histogram(make_net(label="none"), x, y)
+    with pytest.raises(ValueError, match="net has no generator"):
+        plot.samples(make_net(label="none"), x, SHAPE, generator())
+
+
 # ---------------------------------------------------------------- files and matplotlib
 
 
@@ -593,6 +794,7 @@ def test_nothing_global_is_used(tmp_path, monkeypatch):
     plot.receptive_fields(make_net(), (1, SIDE, SIDE))
     plot.label_activity(make_net(), torch.rand(INPUTS), 0, 1)
     plot.goodness_histogram(make_net(), *make_data(3))
+    plot.negatives(make_net(), *make_data(3), SHAPE, generator())
     assert dict(matplotlib.rcParams) == before
 
 
@@ -626,6 +828,8 @@ def test_importing_needs_no_matplotlib(monkeypatch):
         lambda: plot.goodness_histogram(make_net(), *make_data(3)),
         lambda: plot.label_activity(make_net(), torch.rand(INPUTS), 0, 1),
         lambda: plot.receptive_fields(make_net(), (1, SIDE, SIDE)),
+        lambda: plot.negatives(make_net(), *make_data(3), SHAPE, generator()),
+        lambda: plot.samples(make_artist(), make_data(3)[0], SHAPE, generator()),
         lambda: plot.lesson(),
         lambda: plot.save(None, "picture.png"),
     ],
@@ -647,7 +851,11 @@ def saved(monkeypatch):
     x, y = make_data(20)
     images = SimpleNamespace(name="tiny", train_x=x, train_y=y, test_x=x[:9], test_y=y[:9])
     run = SimpleNamespace(
-        net=make_net(), history=[record(1, layers=[layer_record(1), layer_record(2)])], shape=(1, 5, 5), asked=[]
+        net=make_net(),
+        history=[record(1, layers=[layer_record(1), layer_record(2)])],
+        shape=(1, 5, 5),
+        recipe=SimpleNamespace(negatives="all", blurs=3),
+        asked=[],
     )
     run.data = lambda: images
     run.images, run.plot = images, command.plot
@@ -669,7 +877,7 @@ def drawn(monkeypatch):
 
         monkeypatch.setattr(plot, name, spy)
 
-    for name in ("curves", "goodness_histogram", "label_activity", "receptive_fields"):
+    for name in ("curves", "goodness_histogram", "label_activity", "receptive_fields", "negatives", "samples"):
         spy_on(name)
     monkeypatch.setattr(plot, "save", lambda figure, path: calls.setdefault("saved", []).append(path) or path)
     return calls
@@ -684,7 +892,7 @@ def test_command_writes_pictures(saved, tmp_path, capsys):
 
 def test_command_draws_everything(saved, drawn, tmp_path, capsys):
     saved.plot(tmp_path, image=3)
-    paths = [tmp_path / "plots" / f"{name}.png" for name in ("curves", "goodness", "activity", "fields")]
+    paths = [tmp_path / "plots" / f"{name}.png" for name in ("curves", "goodness", "activity", "fields", "negatives")]
     assert capsys.readouterr() == ("".join(f"{path}\n" for path in paths), "")
     assert drawn["saved"] == paths
     assert saved.asked == [tmp_path]
@@ -699,6 +907,23 @@ def test_command_draws_everything(saved, drawn, tmp_path, capsys):
     assert all(scores[wrong] >= scores[i] for i in range(CLASSES) if i != right)
     assert wrong != right
     assert drawn["receptive_fields"] == ((saved.net, (1, 5, 5)), {})
+    (net, x, y, shape, _), options = drawn["negatives"]
+    assert (net, shape, options) == (saved.net, (1, 5, 5), {"kind": "all", "blurs": 3})
+    rows = torch.randperm(20, generator=generator(0))[:6]
+    assert torch.equal(x, saved.images.train_x[rows])
+    assert torch.equal(y, saved.images.train_y[rows])
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "generated"])
+def test_command_draws_what_a_network_without_labels_has(saved, drawn, tmp_path, capsys, kind):
+    saved.recipe.negatives = kind
+    saved.net = make_artist() if kind == "generated" else make_net(label="none", head_layers="all")
+    saved.plot(tmp_path)
+    names = ["curves", "fields", "negatives"] + ["samples"] * (kind == "generated")
+    assert capsys.readouterr() == ("".join(f"{tmp_path / 'plots' / name}.png\n" for name in names), "")
+    assert drawn["negatives"][1]["kind"] == kind
+    if kind == "generated":
+        assert torch.equal(drawn["samples"][0][1], saved.images.test_x[:6])
 
 
 def test_command_draws_what_is_asked(saved, drawn, tmp_path, capsys):
@@ -716,7 +941,11 @@ def test_command_leaves_out_what_cannot_be_drawn(saved, drawn, tmp_path, capsys)
     saved.plot(tmp_path)
     out, err = capsys.readouterr()
     assert [Path(line).name for line in out.split()] == ["goodness.png", "activity.png"]
-    assert err == "ffkern: no curves: the run has no finished epoch\nffkern: no fields: the images have 5 channels\n"
+    assert err == (
+        "ffkern: no curves: the run has no finished epoch\n"
+        "ffkern: no fields: the images have 5 channels\n"
+        "ffkern: no negatives: the images have 5 channels\n"
+    )
     with pytest.raises(ValueError, match="history is empty"):
         saved.plot(tmp_path, kind="curves")
 
@@ -745,6 +974,6 @@ def test_command_reads_its_options(saved, drawn, tmp_path):
     result = run(app, given)
     assert (result.exit_code, result.output) == (0, f"{tmp_path / 'o' / 'activity.png'}\n")
     assert torch.equal(drawn["label_activity"][0][1].flatten(), saved.images.test_x[4])
-    assert len(run(app, [str(tmp_path)]).output.split()) == 4
+    assert len(run(app, [str(tmp_path)]).output.split()) == 5
     assert run(app, [str(tmp_path), "--kind", "other"]).exit_code == 2
     assert run(app, [str(tmp_path), "--image", "-1"]).exit_code == 2

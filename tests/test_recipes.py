@@ -30,6 +30,10 @@ PUBLISHED = {
     "supervised-jitter": {**HINTON, "held_out": 0, "layers": (1000,) * 3, "shift": 2},
     "supervised-jitter-paper": {**SUPERVISED, "shift": 2, "epochs": 500},
     "unsupervised": {**SUPERVISED, "label": "none", "negatives": "hybrid", "epochs": 100},
+    "generator": {
+        **SUPERVISED, "label": "none", "negatives": "generated", "layers": (500, 500), "head": "all", "epochs": 10,
+        "lr": 0.03, "generator_lr": 0.001,
+    },
     "fashion": {**SUPERVISED, "dataset": "fashion-mnist"},
     "article": {
         "dataset": "mnist", "scaling": "mean", "held_out": 0, "layers": (512, 512), "label": "overlay",
@@ -222,6 +226,7 @@ def specification(recipe, net, images, dtype, nudge=False):
     layers = [fresh(layer.weight, layer.bias) for layer in net.layers]
     means = [torch.zeros(len(layer[1]), dtype=dtype) if recipe.peer else None for layer in layers]
     head = fresh(net.head.weight, net.head.bias) if net.head is not None else None
+    artist = [given(p) for p in net.generator.parameters()] if recipe.negatives == "generated" else []
     form = {"norm": recipe.norm, "eps": recipe.eps}
     place = reference.concat_label if recipe.label == "concat" else reference.overlay_label
     strength = recipe.strength(images)
@@ -253,6 +258,21 @@ def specification(recipe, net, images, dtype, nudge=False):
         h, _, _, h_norm = reference.layer_forward(h, *layers[i][:2], h_norm, **form, goodness=recipe.goodness)
         return h, h_norm
 
+    def generated(x):
+        """Between the activities of each image and the one before; then one step of the generator."""
+        weight, bias = artist
+        h, h_norm, seen = x, None, []
+        for i in range(len(layers)):
+            h, h_norm = forward(i, h, h_norm)
+            seen.append(h / (h_norm[:, None] / h.shape[1] ** 0.5 + recipe.eps))
+        rows = torch.cat(seen, 1)
+        share = torch.rand(len(x), 1, generator=generator).to(dtype)
+        made = torch.sigmoid((share * rows + (1 - share) * rows.roll(1, 0)) @ weight.T + bias)
+        error = (torch.sigmoid(rows @ weight.T + bias) - x) / len(x)
+        rate = recipe.generator_lr
+        artist[:] = [given(weight - rate * error.T @ rows), given(bias - rate * error.sum(0))]
+        return made
+
     for epoch in range(1, recipe.epochs + 1):
         rate = hinton_numpy.gain(epoch, recipe.epochs) if recipe.decay == "linear" else 1.0
         for rows in torch.randperm(len(images.train_y), generator=generator).split(recipe.batch_size):
@@ -260,9 +280,12 @@ def specification(recipe, net, images, dtype, nudge=False):
             if recipe.shift:
                 x = data.shift(x, images.shape, recipe.shift, generator)
             if recipe.label == "none":
-                seed = torch.randint(2**63 - 1, (1,), generator=generator)
-                drawn = torch.cat((seed, torch.zeros_like(seed)))
-                mixed, _, _ = reference.hybrid_images(x, x.roll(1, 0), drawn, 28, 28, recipe.blurs)
+                if recipe.negatives == "generated":
+                    mixed = generated(x.to(dtype))
+                else:
+                    seed = torch.randint(2**63 - 1, (1,), generator=generator)
+                    drawn = torch.cat((seed, torch.zeros_like(seed)))
+                    mixed, _, _ = reference.hybrid_images(x, x.roll(1, 0), drawn, 28, 28, recipe.blurs)
                 h, h_norm, kept = torch.cat((x, mixed)).to(dtype), None, []
                 sign = torch.ones(len(h), dtype=dtype)
                 sign[len(y) :] = -1
@@ -294,7 +317,8 @@ def specification(recipe, net, images, dtype, nudge=False):
                 else:
                     h, h_norm = learn(i, h, h_norm, sign, rate)
     found = [p.double() for layer in layers for p in layer[:2]]
-    return found + [m.double() for m in means if m is not None] + ([p.double() for p in head[:2]] if head else [])
+    found += [m.double() for m in means if m is not None] + ([p.double() for p in head[:2]] if head else [])
+    return found + [p.double() for p in artist]
 
 
 FOUR = {"layers": (14, 13, 12, 11), "epochs": 4, "batch_size": 20, "precision": "float32"}
@@ -307,6 +331,7 @@ SMALL = {
     "supervised-jitter": {**FOUR, "layers": (14, 12, 11)},
     "supervised-jitter-paper": FOUR,
     "unsupervised": FOUR,
+    "generator": {**FOUR, "layers": (14, 11)},
     "fashion": FOUR,
 }
 
@@ -322,6 +347,8 @@ def test_a_few_updates_equal_the_specification(name):
     moved = [specification(recipe, net, images, torch.float64, nudge=True) for _ in range(3)]
     means = [layer.peer_mean for layer in net.layers if layer.peer_mean is not None]
     found = [*net.layers.parameters(), *means, *(net.head.parameters() if net.head is not None else [])]
+    if recipe.negatives == "generated":
+        found += net.generator.parameters()
     start = [p.detach().clone() for p in found]
     recipe.trainer(net, images).fit(images.train_x, images.train_y)
     assert len(found) == len(exact)

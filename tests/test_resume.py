@@ -10,8 +10,9 @@ from nested import assert_same, at, changed, foreign, paths, without
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
 
 import ffkern
-from ffkern import Trainer, checkpoint, data, optim
+from ffkern import Trainer, checkpoint, data, negatives, optim
 from ffkern.callbacks import EarlyStop
+from ffkern.generator import LinearGenerator, generated
 from ffkern.trainer import Callback, EpochRecord
 
 CLASSES, SHAPE, IMAGES, BATCH = 3, (1, 3, 4), 23, 7
@@ -28,6 +29,11 @@ SCHEDULERS = {
     "cosine": lambda opt: CosineAnnealingLR(opt, 4),
     "steps": lambda opt: MultiStepLR(opt, [1, 3], gamma=0.3),
     "sequential": lambda opt: SequentialLR(opt, [LinearLR(opt, 0.2, total_iters=2), CosineAnnealingLR(opt, 3)], [2]),
+}
+
+MADE = {
+    "hybrid": lambda net: lambda x, generator: negatives.hybrid(x, generator, shape=SHAPE, blurs=1)[0],
+    "generated": lambda net: partial(generated, net=net),
 }
 
 
@@ -63,10 +69,12 @@ def make(case, seed=0, callbacks=()):
         net = ffkern.FFNet(
             [PIXELS, 6, 5],
             CLASSES,
-            label="concat",
+            label="none" if "images" in case else "concat",
             head_layers="all" if case["head"] else None,
             peer_strength=case["peer"],
         )
+        if case.get("images") == "generated":
+            net.generator = LinearGenerator(PIXELS, (6, 5), lr=0.1)
         for i in case.get("frozen", ()):
             net.layers[i].requires_grad_(False)
     opt = OPTIMISERS[case["kind"]](net.layers.parameters(), 0.05)
@@ -74,6 +82,8 @@ def make(case, seed=0, callbacks=()):
     opts = [opt] if head_opt is None else [opt, head_opt]
     names = ("schedule", "negatives", "iterations", "epochs")
     options = {name: case[name] for name in names if name in case}
+    if "images" in case:
+        options["negatives"] = MADE[case["images"]](net)
     return Trainer(
         net,
         opt,
@@ -121,6 +131,11 @@ CASES = {
         "schedule": "greedy-batch", "iterations": 3, "epochs": 2, "negatives": "all", "peer": 0.2, "kind": "sgd",
     },
     "greedy-batch, frozen": {"schedule": "greedy-batch", "iterations": 5, "epochs": 2, "frozen": [1], "kind": "adamw"},
+    "hybrid images": {
+        "images": "hybrid", "head": True, "shift": True, "peer": 0.1, "kind": "ema", "scheduler": "linear",
+    },
+    "hybrid images, frozen": {"images": "hybrid", "head": True, "frozen": [0], "epochs": 2},
+    "generated images": {"images": "generated", "head": True, "kind": "sgd", "validation": True},
 }  # fmt: skip
 
 

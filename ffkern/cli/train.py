@@ -231,7 +231,7 @@ def _check_comparison(chosen: Recipe, compare_eager: bool, folder: Path | None) 
             f"the comparison is one of float32; expected --precision float32, not {chosen.precision}",
             param_hint="--compare-eager",
         )
-    plain = chosen.schedule == "simultaneous" and chosen.negatives != "hard" and chosen.optimiser == "adam"
+    plain = chosen.schedule == "simultaneous" and chosen.negatives in ("uniform", "all") and chosen.optimiser == "adam"
     if not plain or chosen.shift or chosen.weight_decay or chosen.head_weight_decay or chosen.peer:
         raise typer.BadParameter(
             "compares runs that see the same negatives with every layer on every batch; expected "

@@ -93,7 +93,7 @@ def predict(
         print(json.dumps(answers, indent=2))
         return
     for answer in answers:
-        ways = [f"all but the first layer {answer['label_but_first']}"]
+        ways = [f"all but the first layer {answer['label_but_first']}"] if "label_but_first" in answer else []
         if "label_softmax" in answer:
             ways.append(f"softmax head {answer['label_softmax']} ({100 * answer['probability']:.1f} %)")
         print(f"{answer['file']}: {answer['label']}  (second choice {answer['second']}; {', '.join(ways)})")
@@ -103,16 +103,15 @@ def _answers(net: FFNet, rows: Tensor) -> list[dict[str, Any]]:
     result = []
     for x in rows.split(EVALUATED_ROWS):
         goodness = net.goodness(x)
-        ranked = net.votes(goodness).argsort(dim=1, descending=True, stable=True)
-        but_first = net.votes(goodness, "all_but_first").argmax(1)
         chance = net.logits(x).softmax(1) if net.head is not None else None
+        but_first = None if net.label == "none" else net.votes(goodness, "all_but_first").argmax(1)
+        scores = chance if chance is not None and but_first is None else net.votes(goodness)
+        ranked = scores.argsort(dim=1, descending=True, stable=True)
         for i in range(len(x)):
-            answer: dict[str, Any] = {
-                "label": int(ranked[i, 0]),
-                "second": int(ranked[i, min(1, net.classes - 1)]),
-                "label_but_first": int(but_first[i]),
-                "goodness": goodness[:, i].tolist(),
-            }
+            answer: dict[str, Any] = {"label": int(ranked[i, 0]), "second": int(ranked[i, min(1, net.classes - 1)])}
+            if but_first is not None:  # else the head alone knows labels
+                answer["label_but_first"] = int(but_first[i])
+            answer["goodness"] = goodness[:, i].tolist()
             if chance is not None:
                 answer |= {"label_softmax": int(chance[i].argmax()), "probability": float(chance[i].max())}
             result.append(answer)

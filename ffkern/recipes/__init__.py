@@ -3,6 +3,7 @@
 from .article import ARTICLE
 from .digits import DIGITS
 from .fashion import FASHION
+from .generator import GENERATOR
 from .hinton import HINTON
 from .recipe import Recipe
 from .supervised import SUPERVISED
@@ -23,6 +24,7 @@ RECIPES: dict[str, Recipe] = {
         SUPERVISED_JITTER,
         SUPERVISED_JITTER_PAPER,
         UNSUPERVISED,
+        GENERATOR,
         FASHION,
     )
 }

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .. import data, negatives, optim
+from ..generator import LinearGenerator, generated
 from ..nn import FFNet
 from ..trainer import Callback, Trainer
 
@@ -25,6 +26,7 @@ OPTIMISERS: dict[str, Callable[..., optim.FusedOptimizer]] = {
     "sgd": optim.SGD,
     "ema": optim.EMA,
 }
+UNLABELLED = ("hybrid", "generated")  # negatives that are images
 ANSWERS = ("error", "error_but_first", "error_softmax")  # of trainer.evaluate
 
 
@@ -75,10 +77,11 @@ class Recipe:
         "simultaneous", "All layers on every batch; one after the other; or one after the other on every mini-batch."
     )
     iterations: int = _setting(1, "Updates of a layer on a mini-batch, for greedy-batch.")
-    negatives: Literal["uniform", "hard", "all", "hybrid"] = _setting(
-        "uniform", "Wrong labels to learn from; without labels images mixed of two: hybrid."
+    negatives: Literal["uniform", "hard", "all", "hybrid", "generated"] = _setting(
+        "uniform", "Wrong labels to learn from; without labels images mixed of two, hybrid, or generated ones."
     )
     blurs: int = _setting(6, "Of the masks that mix hybrid images: more of them, larger blobs.")
+    generator_lr: float = _setting(0.003, "Learning rate of the generator of images.")
     batch_size: int = _setting(50, "Images a step.")
     epochs: int = _setting(40, "Passes over the training images.")
     optimiser: Literal["adam", "adamw", "sgd", "ema"] = _setting("adam", "Update rule; ema is Hinton's.")
@@ -111,9 +114,14 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected an integer of at least {least}")
         if self.shift and self.scaling == "mean-image":
             raise ValueError(f"shift is {self.shift}; expected 0 with scaling='mean-image', where no pixel is blank")
-        if (self.label == "none") != (self.negatives == "hybrid"):
+        if (self.label == "none") != (self.negatives in UNLABELLED):
             raise ValueError(
-                f"label is {self.label!r} and negatives {self.negatives!r}; expected 'none' and 'hybrid' together"
+                f"label is {self.label!r} and negatives {self.negatives!r}; expected 'none' together with 'hybrid' or "
+                "'generated'"
+            )
+        if self.negatives == "generated" and self.scaling != "none":
+            raise ValueError(
+                f"scaling is {self.scaling!r}; expected 'none' with negatives='generated', pixels in 0 .. 1"
             )
         if self.label == "none" and self.head_layers is None:
             raise ValueError("head is 'none'; expected layers for a softmax head with label='none': it alone answers")
@@ -182,7 +190,7 @@ class Recipe:
     def head_layers(self) -> str | None:
         """:class:`~ffkern.nn.FFNet`'s head_layers."""
         if self.head == "auto":
-            return "all" if self.negatives in ("hard", "hybrid") else None
+            return "all" if self.negatives in ("hard", *UNLABELLED) else None
         return None if self.head == "none" else self.head
 
     def network(self, inputs: int, classes: int, label_value: float) -> FFNet:
@@ -210,6 +218,8 @@ class Recipe:
                 for layer in net.layers:
                     nn.init.normal_(layer.get_parameter("weight"), std=_inputs(layer) ** -0.5)
                     nn.init.zeros_(layer.get_parameter("bias"))
+        if self.negatives == "generated":
+            net.generator = LinearGenerator(inputs, self.layers, lr=self.generator_lr)
         return net
 
     def trainer(self, net: FFNet, images: data.Dataset, callbacks: Sequence[Callback] = ()) -> Trainer:
@@ -226,6 +236,8 @@ class Recipe:
         wrong: Any = self.negatives
         if wrong == "hybrid":
             wrong = partial(_hybrid, shape=images.shape, blurs=self.blurs)
+        elif wrong == "generated":
+            wrong = partial(generated, net=net)
         return Trainer(
             net,
             opt,

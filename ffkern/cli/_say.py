@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["complain", "errors"]
+__all__ = ["ANSWERS", "complain", "errors"]
+
+ANSWERS = {"error": "goodness of all layers", "error_but_first": "all but the first", "error_softmax": "softmax head"}
 
 
 def complain(text: str, code: int) -> int:
@@ -15,5 +17,4 @@ def complain(text: str, code: int) -> int:
 
 def errors(found: dict[str, float]) -> str:
     """The errors of :func:`ffkern.trainer.evaluate` in words."""
-    words = {"error": "goodness of all layers", "error_but_first": "all but the first", "error_softmax": "softmax head"}
-    return ", ".join(f"{100 * value:.2f} % by {words[name]}" for name, value in found.items())
+    return ", ".join(f"{100 * value:.2f} % by {ANSWERS[name]}" for name, value in found.items())

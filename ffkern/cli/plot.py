@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,6 +33,19 @@ def plot(
     The wrong label of the activities is the wrong one that the network finds best.
     """
     saved = checkpoint.load(run)
+    folder = out if out is not None else (run if run.is_dir() else run.parent) / "plots"
+    for path in draw(saved, folder, kind, image, seed):
+        print(path)
+
+
+def draw(
+    saved: checkpoint.Saved, folder: Path, kind: str = "all", image: int = 0, seed: int = 0, *, quiet: bool = False
+) -> Iterator[Path]:
+    """Pictures of a run, one by one as they are written into the folder: one kind, or all that the run allows.
+
+    Args:
+        kind, image, seed: options of ``ffkern plot``. quiet: not a word of what cannot be drawn.
+    """
     net, data = saved.net, saved.data()
     part, x, y = "test", data.test_x, data.test_y
     if not len(y):
@@ -50,7 +63,7 @@ def plot(
         scores[right] = -torch.inf
         return figures.label_activity(net, x[image].reshape(saved.shape), right, int(scores.argmax()))
 
-    draw: dict[str, Callable[[], Figure]] = {
+    kinds: dict[str, Callable[[], Figure]] = {
         "curves": lambda: figures.curves(saved.history, net),
         "goodness": goodness,
         "activity": activity,
@@ -58,14 +71,16 @@ def plot(
     }
     wanted: list[str] = [kind]
     if kind == "all":  # then what cannot be drawn is left out
+        unlabelled = "the images carry no label" if net.label == "none" else ""
         lacking = {
             "curves": "" if saved.history else "the run has no finished epoch",
+            "goodness": unlabelled,
+            "activity": unlabelled,
             "fields": "" if saved.shape[0] in (1, 3) else f"the images have {saved.shape[0]} channels",
         }
         for name, why in lacking.items():
-            if why:
+            if why and not quiet:
                 print(f"ffkern: no {name}: {why}", file=sys.stderr)
-        wanted = [name for name in draw if not lacking.get(name)]
-    folder = out if out is not None else (run if run.is_dir() else run.parent) / "plots"
+        wanted = [name for name in kinds if not lacking[name]]
     for name in wanted:
-        print(figures.save(draw[name](), folder / f"{name}.png"))
+        yield figures.save(kinds[name](), folder / f"{name}.png")

@@ -41,9 +41,7 @@ def train(
         Path | None, typer.Option(help="Folder of a run to go on with, with its own settings.", metavar="FOLDER")
     ] = None,
     save_every: Annotated[float, typer.Option(min=0, help="Seconds between checkpoints.")] = 30.0,
-    csv: Annotated[
-        bool, typer.Option("--csv", help=f"Write every epoch's figures to {runs.TABLE} in the folder.")
-    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help=f"Write every epoch's figures to {runs.TABLE} there.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log them for TensorBoard in the folder.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
     compare_eager: Annotated[

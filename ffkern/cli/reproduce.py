@@ -25,12 +25,12 @@ from ..recipes import RECIPES, Recipe, budget
 from ..recipes.questions import QUESTIONS
 from ..trainer import RECORDED_UPDATES, evaluate
 from . import runs
-from ._say import ANSWERS, complain, errors
+from ._say import ANSWERS, clock, complain, errors
 from ._settings import add_settings, changes, given, options
 from .data import here
 from .plot import draw
 
-__all__ = ["reproduce"]
+__all__ = ["measured", "published", "reproduce", "standing_of"]
 
 # The most valuable first; a recipe that is not named here comes after them.
 ORDER = (
@@ -82,8 +82,7 @@ def reproduce(
             raise typer.BadParameter(f"{' '.join(names)}; expected none with --list", param_hint="NAME...")
         Console(highlight=False, soft_wrap=True).print(_listed(out, changed.get("folder")))
         return
-    if json_path not in (None, "-") and (Path(json_path).is_dir() or not Path(json_path).absolute().parent.is_dir()):
-        raise typer.BadParameter(f"{json_path!r}; expected '-' or a file in a folder that exists", param_hint="--json")
+    runs.check_json(json_path)
     numbers = _numbers(seeds)
     seconds = None if time_budget is None else _seconds(time_budget)
     tasks = [_Task.of(name, changed) for name in _expanded(names or [])]
@@ -122,7 +121,8 @@ def reproduce(
             write_whole(Path(json_path), text + "\n")
     for name, why in failed.items():
         complain(f"{name} failed: {why}", 1)
-    raise typer.Exit(int(bool(failed)))
+    codes = [runs.diverged(result) for results in done.values() for result in results]
+    raise typer.Exit(max([*codes, int(bool(failed))]))
 
 
 add_settings(reproduce, without=("seed",))
@@ -155,14 +155,16 @@ class _Task:
         return cls(name, base, chosen, name + "".join(told), f"ffkern reproduce {kind or name}", question)
 
 
+def published() -> list[str]:
+    """The recipes with a published figure, in the order of `all`."""
+    names = [name for name, recipe in RECIPES.items() if recipe.published]
+    return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
 def _expanded(names: list[str]) -> list[str]:
     """The names with `all` and `questions` spelt out, each once."""
-    published = sorted(
-        (name for name, recipe in RECIPES.items() if recipe.published),
-        key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER),
-    )
-    groups = {"all": published, "questions": [f"questions/{key}" for key in QUESTIONS]}
-    known = [*published, *groups]
+    groups = {"all": published(), "questions": [f"questions/{key}" for key in QUESTIONS]}
+    known = [*published(), *groups]
     for name in names:
         if name not in known:
             raise typer.BadParameter(f"{name!r}; expected {', '.join(known[:-1])} or {known[-1]}", param_hint="NAME...")
@@ -251,8 +253,6 @@ def _trained(
         raise outcome.unsaved
     if outcome.interrupted:
         raise typer.Exit(complain("stopped; saved. The same command goes on", runs.INTERRUPTED))
-    if runs.diverged(outcome.trainer):
-        raise ValueError(f"the run in {place} diverged")
     return outcome.result
 
 
@@ -281,10 +281,10 @@ def _as_scaled(recipe: Recipe, there: dict[str, Any]) -> Recipe:
 
 
 def _check_same(place: Path, there: dict[str, Any], wanted: Recipe) -> None:
-    here = wanted.as_dict()
-    names = [f.name for f in Recipe.settings() if f.name != "folder" and there.get(f.name, "missing") != here[f.name]]
+    asked = wanted.as_dict()
+    names = [f.name for f in Recipe.settings() if f.name != "folder" and there.get(f.name, "missing") != asked[f.name]]
     if names:
-        told = ", ".join(f"{name} {there.get(name, 'missing')!r} there and {here[name]!r} here" for name in names)
+        told = ", ".join(f"{name} {there.get(name, 'missing')!r} there and {asked[name]!r} here" for name in names)
         raise ValueError(f"{place} holds a run with other settings ({told}); expected the same, or another --out")
 
 
@@ -358,7 +358,7 @@ def _announce(
         done = saved.trainer["updates"] / max(_updates(wanted, images), 1)
         seconds *= 1 - done
         lines["goes on"] = f"after {100 * done:.1f} % of the updates"
-    lines["time"] = f"at most {_clock(seconds)}, by a few updates with threads: {torch.get_num_threads()}"
+    lines["time"] = f"at most {clock(seconds)}, by a few updates with threads: {torch.get_num_threads()}"
     print(f"{task.name}, seed {wanted.seed}" + (f": {task.question}" if task.question else ""), file=sys.stderr)
     for name, text in lines.items():
         print(f"  {name:11}{text}", file=sys.stderr)
@@ -366,12 +366,6 @@ def _announce(
 
 def _told(changed: dict[str, tuple[str, str]]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {new} instead of {old}" for name, (new, old) in changed.items())
-
-
-def _clock(seconds: float) -> str:
-    if seconds < 100:
-        return f"{math.ceil(seconds)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _percent(value: float) -> str:
@@ -398,14 +392,14 @@ def _show(task: _Task, results: list[dict[str, Any]]) -> None:
     table = Table("test error by", box=None)
     for column in ("published", "measured", *(seeds if len(seeds) > 1 else []), "difference"):
         table.add_column(column, justify="right")
-    found, published = _means(results), task.base.figures
+    found, figures = _means(results), task.base.figures
     for name, values in found.items():
-        mean, known = fmean(values), published.get(name)
+        mean, known = fmean(values), figures.get(name)
         each = [_percent(value) for value in values] if len(values) > 1 else []
         compared = ["-", ""] if known is None else [_percent(known), f"{100 * (mean - known):+.2f}"]
         table.add_row(ANSWERS[name], compared[0], _percent(mean), *each, compared[1])
     console.print(table if found else "there are no test images")
-    times = ", ".join(_clock(result["seconds"]) for result in results)
+    times = ", ".join(clock(result["seconds"]) for result in results)
     stopped = "" if all(result["finished"] for result in results) else "; stopped early, by the held-out images"
     console.print(f"training {times}{stopped}")
 
@@ -442,7 +436,7 @@ def _plain(task: _Task, results: list[dict[str, Any]]) -> dict[str, Any]:
 def _listed(out: Path, folder: str | None) -> Table:
     """The recipes with published figures."""
     table = Table("name", "what", "data here", "run", box=None)
-    for name in _expanded(["all"]):
+    for name in published():
         recipe = RECIPES[name]
         places = sorted((out / name).glob("seed-*"))
         layers = ",".join(map(str, recipe.layers))

@@ -23,7 +23,7 @@ from ..recipes import Recipe
 from ..trainer import Callback, History, Trainer
 from ._say import complain
 
-__all__ = ["INTERRUPTED", "RESULT", "TABLE", "Outcome", "diverged", "keep", "use_threads"]
+__all__ = ["INTERRUPTED", "RESULT", "TABLE", "Outcome", "check_json", "diverged", "keep", "use_threads"]
 
 INTERRUPTED = 130  # exit code of a run that Ctrl-C stopped, as shells know it
 RESULT, TABLE, BOARD = "result.json", "metrics.csv", "tensorboard"  # in the folder of a run
@@ -132,11 +132,18 @@ def _result(trainer: Trainer, images: data.Dataset, chosen: Recipe, command: str
     }
 
 
-def diverged(trainer: Trainer) -> int:
+def diverged(result: dict[str, Any]) -> int:
     """Exit code of a run by its losses: 1, with a complaint, if one of them is not finite."""
-    if any(layer and not math.isfinite(layer.loss) for record in trainer.history for layer in record.layers):
+    layers = [layer for record in result["epochs"] for layer in record["layers"] if layer is not None]
+    if not all(math.isfinite(layer["loss"]) for layer in layers):
         return complain("a loss is not finite: the training diverged; a lower --lr may help", 1)
     return 0
+
+
+def check_json(path: str | None) -> None:
+    """Refuses a --json that could not be written at the end."""
+    if path not in (None, "-") and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
+        raise typer.BadParameter(f"{path!r}; expected '-' or a file in a folder that exists", param_hint="--json")
 
 
 def use_threads(threads: int | None, saved: checkpoint.Saved | None) -> None:

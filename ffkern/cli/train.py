@@ -105,7 +105,7 @@ def train(
         raise typer.Exit(complain(f"the end of the run was not saved: {done.unsaved}", 2))
     if json_path not in (None, "-"):
         write_whole(Path(json_path), json.dumps(result, indent=2) + "\n")
-    code = runs.diverged(done.trainer)
+    code = runs.diverged(result)
     if require_accuracy is not None:
         accuracy = 100 * (result["test_accuracy"] or 0.0)
         if not accuracy >= require_accuracy:
@@ -126,8 +126,7 @@ def _command(chosen: Recipe) -> str:
 
 
 def _check_places(out: Path | None, resume: Path | None, given: list[str], json_path: str | None, logs: bool) -> None:
-    if json_path not in (None, "-") and (Path(json_path).is_dir() or not Path(json_path).absolute().parent.is_dir()):
-        raise typer.BadParameter(f"{json_path!r}; expected '-' or a file in a folder that exists", param_hint="--json")
+    runs.check_json(json_path)
     if resume is not None:
         if out is not None:
             raise typer.BadParameter(

@@ -11,7 +11,7 @@ from .recipe import Recipe
 __all__ = ["SCALED", "Pace", "duration", "length", "scale"]
 
 SCALED = ("epochs", "iterations", "layers")  # settings that a budget may change
-MARGIN = 0.1  # of the time is left for what was not measured: checkpoints, logs, other processes
+MARGIN = 0.15  # of the time is left for what was not measured: start, checkpoints, logs, other processes
 # Fewer than so many are not worth it while layers can be narrower: the rate has to rise from nothing and to fall
 # again, and iterations on one mini-batch begin with hundreds in which little is learnt.
 FEWEST = {"epochs": 20, "iterations": 200}
@@ -37,7 +37,7 @@ def duration(recipe: Recipe, pace: Pace) -> float:
 
 
 def scale(recipe: Recipe, seconds: float, pace: Callable[[Recipe], Pace]) -> Recipe:
-    """The recipe, or the best smaller one that takes at most so many seconds, a margin of a tenth left free.
+    """The recipe, or the best smaller one that takes at most so many seconds, a margin left free.
 
     A recipe that fits stays as it is. Else it gets as many epochs as fit (the decay of the rate scales with them),
     but at least 20, or its own number if that is less; where these do not fit, layers of half the width, at least 250

@@ -52,7 +52,7 @@ def _small(monkeypatch, tmp_path, threads):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(module, "draw", lambda saved, folder, **_: [folder.mkdir()])
+    monkeypatch.setattr(module, "drawn", lambda saved, folder: [folder.mkdir()])
 
 
 def run(capsys, *argv):
@@ -194,7 +194,7 @@ def test_a_diverged_run_is_exit_code_1(capsys, no_pictures):
 def test_pictures(capsys, monkeypatch):
     assert run(capsys, "two", "--epochs", "1", "--seeds", "3", "-q")[0] == 0
     pictures = Path("runs/reproduce/two+epochs=1/seed-3/plots")
-    assert {path.stem for path in pictures.iterdir()} == {"curves", "goodness", "activity", "fields"}
+    assert {path.stem for path in pictures.iterdir()} >= {"curves", "goodness", "activity", "fields"}
     # Without labels there is no goodness of right and wrong ones.
     unlabelled = replace(ONE, label="none", negatives="hybrid", scaling="none", published={"error_softmax": 1.0})
     monkeypatch.setitem(RECIPES, "one", unlabelled)
@@ -204,7 +204,9 @@ def test_pictures(capsys, monkeypatch):
     assert row(out, "softmax head")[:2] == ["1.00", "%"]
     assert "goodness" not in out
     pictures = Path("runs/reproduce/one+epochs=1/seed-0/plots")
-    assert {path.stem for path in pictures.iterdir()} == {"curves", "fields"}
+    found = {path.stem for path in pictures.iterdir()}
+    assert "curves" in found
+    assert not found & {"goodness", "activity"}
 
 
 def test_patience_looks_at_the_only_answer_of_a_network_without_labels(capsys):
@@ -393,9 +395,9 @@ def test_a_run_keeps_to_its_budget(capsys, monkeypatch, no_pictures):
     monkeypatch.setattr(module, "MEASURED_SECONDS", 0.5)
     monkeypatch.setitem(RECIPES, "two", TWO.override(epochs=10**6, layers=(500, 500)))
     begun = time.process_time()
-    assert run(capsys, "two", "--budget", "4s", "-q")[0] == 0
-    assert 2 < time.process_time() - begun < 4
-    assert checkpoint.load("runs/reproduce/two+budget=4s/seed-0").recipe.epochs > 1
+    assert run(capsys, "two", "--budget", "3s", "-q")[0] == 0
+    assert 1.5 < time.process_time() - begun < 3
+    assert checkpoint.load("runs/reproduce/two+budget=3s/seed-0").recipe.epochs > 1
 
 
 # ---------------------------------------------------------------- docs/reproduction.py

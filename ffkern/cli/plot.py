@@ -34,17 +34,15 @@ def plot(
     """
     saved = checkpoint.load(run)
     folder = out if out is not None else (run if run.is_dir() else run.parent) / "plots"
-    for path in draw(saved, folder, kind, image, seed):
+    for path in drawn(saved, folder, kind, image, seed):
         print(path)
 
 
-def draw(
-    saved: checkpoint.Saved, folder: Path, kind: str = "all", image: int = 0, seed: int = 0, *, quiet: bool = False
-) -> Iterator[Path]:
-    """Pictures of a run, one by one as they are written into the folder: one kind, or all that the run allows.
+def drawn(saved: checkpoint.Saved, folder: Path, kind: str = "all", image: int = 0, seed: int = 0) -> Iterator[Path]:
+    """Pictures of a run, one by one as they are written into the folder; all that the run allows, or one kind.
 
     Args:
-        kind, image, seed: options of ``ffkern plot``. quiet: not a word of what cannot be drawn.
+        kind, image, seed: options of ``ffkern plot``.
     """
     net, data = saved.net, saved.data()
     part, x, y = "test", data.test_x, data.test_y
@@ -63,7 +61,7 @@ def draw(
         scores[right] = -torch.inf
         return figures.label_activity(net, x[image].reshape(saved.shape), right, int(scores.argmax()))
 
-    kinds: dict[str, Callable[[], Figure]] = {
+    draw: dict[str, Callable[[], Figure]] = {
         "curves": lambda: figures.curves(saved.history, net),
         "goodness": goodness,
         "activity": activity,
@@ -71,16 +69,15 @@ def draw(
     }
     wanted: list[str] = [kind]
     if kind == "all":  # then what cannot be drawn is left out
-        unlabelled = "the images carry no label" if net.label == "none" else ""
         lacking = {
             "curves": "" if saved.history else "the run has no finished epoch",
-            "goodness": unlabelled,
-            "activity": unlabelled,
             "fields": "" if saved.shape[0] in (1, 3) else f"the images have {saved.shape[0]} channels",
         }
         for name, why in lacking.items():
-            if why and not quiet:
+            if why:
                 print(f"ffkern: no {name}: {why}", file=sys.stderr)
-        wanted = [name for name in kinds if not lacking[name]]
+        # What such a network cannot have, by what it is, needs no words.
+        other = {"goodness", "activity"} if net.label == "none" else set[str]()
+        wanted = [name for name in draw if not lacking.get(name) and name not in other]
     for name in wanted:
-        yield figures.save(kinds[name](), folder / f"{name}.png")
+        yield figures.save(draw[name](), folder / f"{name}.png")

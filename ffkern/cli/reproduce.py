@@ -28,7 +28,7 @@ from . import runs
 from ._say import ANSWERS, clock, complain, errors
 from ._settings import add_settings, changes, given, options
 from .data import here
-from .plot import draw
+from .plot import drawn
 
 __all__ = ["measured", "published", "reproduce", "standing_of"]
 
@@ -231,9 +231,9 @@ def _runs(
             yield _trained(task, wanted, images, place, saved, quiet)
         if task.question is None and not (place / PLOTS).is_dir() and (place / checkpoint.NAME).is_file():
             try:
-                list(draw(checkpoint.load(place), place / PLOTS, quiet=quiet))
-            except ModuleNotFoundError as error:
-                _say(quiet, str(error))
+                list(drawn(checkpoint.load(place), place / PLOTS))
+            except (ModuleNotFoundError, ValueError) as error:  # the figures stand without
+                complain(f"no more pictures of {place}: {error}", 0)
 
 
 def _trained(

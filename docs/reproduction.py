@@ -88,7 +88,14 @@ def _seeds(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any], list[Epoc
             found.append(read(place))
         except ValueError as error:
             print(f"left out: {error}", file=sys.stderr)
-    return sorted((one for one in found if one is not None), key=lambda one: int(one[1]["seed"]))
+    runs = sorted((one for one in found if one is not None), key=lambda one: int(one[1]["seed"]))
+    same = [one for one in runs if one[0] | {"seed": 0} == runs[0][0] | {"seed": 0}]
+    for _, run, _ in (one for one in runs if one not in same):
+        print(
+            f"left out: seed {run['seed']} in {folder} has other settings than seed {same[0][1]['seed']}",
+            file=sys.stderr,
+        )
+    return same
 
 
 def _write(path: Path, content: Any) -> None:

@@ -184,6 +184,12 @@ def test_changed_settings_have_a_folder_of_their_own(capsys, no_pictures):
     assert sorted(path.name for path in Path("runs/reproduce").iterdir()) == ["two", "two+layers=6,5+lr=0.01"]
 
 
+def test_ctrl_c_before_training_is_an_interruption_too(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "measured", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    code, out, _ = run(capsys, "two")
+    assert (code, out, list(tmp_path.iterdir())) == (130, "", [])
+
+
 def test_a_diverged_run_is_exit_code_1(capsys, no_pictures):
     for _ in range(2):  # the second time it is only shown
         code, _, err = run(capsys, "two", "--lr", "1e30", "-q")
@@ -366,6 +372,9 @@ def test_a_budget_scales_and_stays_as_it_was_chosen(capsys, monkeypatch, no_pict
     assert f"changed: epochs {seen.epochs} instead of 90" in out
     shutil.rmtree("runs/reproduce/two+budget=10m-of-2/seed-1")
     assert run(capsys, *argv, "-q")[1] == out  # seed 1 is trained as seed 0 was
+    shutil.rmtree("runs/reproduce/two+budget=10m-of-2/seed-0")
+    assert run(capsys, "two", "--budget", "10m", "--seeds", "2,0", "-q")[0] == 0  # and other seeds too
+    assert checkpoint.load("runs/reproduce/two+budget=10m-of-2/seed-2").recipe.epochs == seen.epochs
     code, out, _ = run(capsys, "two", "--budget", "10m")
     assert code == 0
     assert "changed" not in out  # all of it fits
@@ -465,6 +474,16 @@ def test_the_page_shows_what_the_runs_say(capsys, monkeypatch, no_pictures):
     Path("empty").mkdir()
     made.main(Path("empty"), docs)  # what it does not hold stays
     assert before == {path: path.read_bytes() for path in docs.rglob("*") if path.is_file()}
+
+
+def test_runs_with_other_settings_do_not_share_a_row(capsys, monkeypatch, no_pictures):
+    Path("reproduction.md").write_text(page("results", "one", "two", "gone", "questions"))
+    assert run(capsys, "two", "--seeds", "1", "-q")[0] == 0
+    monkeypatch.setitem(RECIPES, "two", TWO.override(lr=0.01))
+    assert run(capsys, "two", "--seeds", "2", "-q")[0] == 0
+    script().main(Path("runs/reproduce"), Path("."))
+    assert "left out: seed 2 in runs/reproduce/two has other settings than seed 1" in capsys.readouterr().err
+    assert [stored["seed"] for stored in json.loads(Path("results/two.json").read_text())["runs"]] == [1]
 
 
 def test_a_page_without_a_part_is_refused(monkeypatch):

@@ -197,8 +197,11 @@ def _runs(
     begun, default = time.monotonic(), torch.get_num_threads()
     places = {seed: out / task.folder / f"seed-{seed}" for seed in seeds}
     settings = {seed: _settings_in(place) for seed, place in places.items()}
-    there = next((found for found in settings.values() if found is not None), None)
-    chosen = task.chosen if share is None or there is None else _as_scaled(task.chosen, there)
+    there = None
+    if share is not None:  # what a budget chose is for all seeds
+        known = map(_settings_in, sorted((out / task.folder).glob("seed-*")))
+        there = next((found for found in known if found is not None), None)
+    chosen = task.chosen if there is None else _as_scaled(task.chosen, there)
     for seed, found in settings.items():
         if found is not None:
             _check_same(places[seed], found, chosen.override(seed=seed))

@@ -253,7 +253,7 @@ def _trained(
         quiet=quiet,
     )
     if outcome.unsaved is not None:
-        raise outcome.unsaved
+        raise OSError(f"the end of the run in {place} was not saved: {outcome.unsaved}")
     if outcome.interrupted:
         raise typer.Exit(complain("stopped; saved. The same command goes on", runs.INTERRUPTED))
     return outcome.result
@@ -312,8 +312,9 @@ def measured(recipe: Recipe, images: data.Dataset, *, pictures: bool = True) -> 
         trainer.fit(images.train_x[rows], images.train_y[rows])
         return time.perf_counter() - start, trainer.updates
 
-    warm, _ = timed(1)
-    seconds, updates = timed(max(1, min(int(MEASURED_SECONDS / warm), MEASURED_UPDATES, steps)))
+    seconds, updates = timed(1)
+    if seconds < MEASURED_SECONDS:  # else the first updates, slower than those to come, have to do
+        seconds, updates = timed(max(1, min(int(MEASURED_SECONDS / seconds), MEASURED_UPDATES, steps)))
     of_unit = _updates(recipe.override(**{budget.length(recipe): 1}), images)
     records = of_unit / (RECORDED_UPDATES if recipe.schedule == "greedy-batch" else steps)
 

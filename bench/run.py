@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import platform
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from ffkern._info import machine
 
 from . import cases, gpu, gpu_report, measure, report
 from .cases import Case
@@ -113,14 +114,8 @@ def _products() -> str:
 
 
 def _machine(device: str) -> str:
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        pass
     capability = torch.backends.cpu.get_cpu_capability()
-    text = f"{name} ({os.cpu_count()} CPUs, {capability})"
+    text = f"{machine()} ({os.cpu_count()} CPUs, {capability})"
     return f"{torch.cuda.get_device_name()}, {text}" if device == "cuda" else text
 
 

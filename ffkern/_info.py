@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from . import ops
 from ._build import build_info
 from ._version import __version__
 
-__all__ = ["info"]
+__all__ = ["info", "machine"]
 
 STORAGE = (
     "bfloat16 and float16 are operands of the tensor cores on CUDA; on the CPU bfloat16 is multiplied as shown, and "
@@ -57,3 +59,12 @@ def _driver() -> str | None:
     except OSError:
         return None
     return path
+
+
+def machine() -> str:
+    """The name of the processor, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

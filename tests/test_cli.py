@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from nested import assert_same
 from PIL import Image
 
 import ffkern
-from ffkern import checkpoint, cli
+from ffkern import _info, checkpoint, cli
 from ffkern.recipes import RECIPES, Recipe
 from ffkern.trainer import evaluate
 
@@ -47,7 +48,9 @@ def test_train_reports_what_the_trainer_measures(capsys):
     found = json.loads(out)
     chosen = RECIPES["digits"].override(layers=(40, 30), epochs=2, lr=0.01, decay="none", seed=3)
     assert found["recipe"] == chosen.as_dict()
-    assert found["machine"].endswith(", 1 threads")
+    assert (found["machine"], found["threads"]) == (_info.machine(), 1)
+    told = "ffkern train --recipe digits --layers 40,30 --epochs 2 --lr 0.01 --decay none --seed 3 --threads 1"
+    assert sorted(found["command"].split("--")) == sorted(told.split("--"))
     assert (found["ffkern"], found["torch"], found["finished"]) == (ffkern.__version__, torch.__version__, True)
     digits = ffkern.data.digits().scaled("mean-image")
     with torch.random.fork_rng(devices=[]):
@@ -138,7 +141,7 @@ def test_greedy_trains_layer_after_layer(capsys):
         ),
         (["--csv"], "Invalid value for --csv/--tensorboard: there is no folder to write to; expected --out FOLDER"),
         (["--tensorboard"], "there is no folder to write to; expected --out FOLDER"),
-        (["--patience", "3"], "Invalid value for --patience: 3; expected held-out images to watch (--held-out)"),
+        (["--patience", "3"], "ffkern: patience is 3; expected held-out images to watch (--held-out)"),
         (["--patience", "-1"], "patience is -1; expected"),
         (["--resume", "nowhere"], "ffkern: there is no checkpoint nowhere; expected one that `ffkern train --out"),
         (
@@ -576,7 +579,7 @@ def random_argv(rng):
         names = [*settings, "json", "out", "resume", "recipe", "save_every", "require_accuracy", "patience"]
         for name in rng.sample(names, rng.choice([0, 1, 1, 2, 3, 5])):
             choices = [str(settings[name].default)] if name in settings else []
-            hints = cli.train._add_settings.__globals__["get_type_hints"](Recipe)
+            hints = get_type_hints(Recipe)
             words = [w for w in getattr(hints.get(name), "__args__", ()) if isinstance(w, str)]
             argv += ["--" + name.replace("_", "-"), rng.choice(POOLS.get(name, [*TEXTS, *choices * 5, *words * 5]))]
         argv += rng.sample(FLAGS, rng.choice([0, 0, 1, 2]))

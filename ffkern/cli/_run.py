@@ -14,6 +14,7 @@ from . import data
 from ._say import complain
 from .info import bench, info
 from .plot import plot
+from .reproduce import reproduce
 from .train import train
 from .use import evaluate_command, predict
 
@@ -52,6 +53,7 @@ app.command()(train)
 app.command("eval")(evaluate_command)
 app.command()(predict)
 app.command()(plot)
+app.command()(reproduce)
 app.add_typer(sets, name="data")
 app.command()(info)
 app.command(

@@ -14,7 +14,7 @@ from .. import data
 from ..data import sources
 from ..data.fetch import home
 
-__all__ = ["fetch", "info", "list_sets"]
+__all__ = ["fetch", "here", "info", "list_sets"]
 
 Folder = Annotated[
     str | None,
@@ -26,16 +26,30 @@ def list_sets(folder: Folder = None) -> None:
     """The known data sets, and which of them are here."""
     table = Table("name", "images", "test images", "classes", "shape", "here", box=None)
     table.add_column("where", overflow="fold")
-    here = "yes" if find_spec("sklearn") else "no"
-    table.add_row("digits", "1347", "450", "10", "1x8x8", here, "in scikit-learn")
+    table.add_row("digits", "1347", "450", "10", "1x8x8", here("digits"), "in scikit-learn")
     for source in sources.SETS.values():
         path = home(source.name, folder)
-        files = [path / file.name for file in source.files]
-        sizes = [file.stat().st_size if file.is_file() else 0 for file in files]
-        here = "yes" if sizes == [file.size for file in source.files] else "partly" if any(sizes) else "no"
         shape = "x".join(map(str, source.shape))
-        table.add_row(source.name, str(source.train), str(source.test), str(source.classes), shape, here, str(path))
+        table.add_row(
+            source.name,
+            str(source.train),
+            str(source.test),
+            str(source.classes),
+            shape,
+            here(source.name, folder),
+            str(path),
+        )
     Console(highlight=False, soft_wrap=True).print(table)
+
+
+def here(name: str, folder: str | None = None) -> str:
+    """Whether a known data set is on this machine: "yes", "partly" or "no", by the sizes of its files."""
+    if name == "digits":
+        return "yes" if find_spec("sklearn") else "no"
+    files = sources.SETS[name].files
+    paths = [home(name, folder) / file.name for file in files]
+    sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+    return "yes" if sizes == [file.size for file in files] else "partly" if any(sizes) else "no"
 
 
 def fetch(

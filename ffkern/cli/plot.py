@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -36,6 +36,17 @@ def plot(
     The wrong label of the activities is the wrong one that the network finds best.
     """
     saved = checkpoint.load(run)
+    folder = out if out is not None else (run if run.is_dir() else run.parent) / "plots"
+    for path in drawn(saved, folder, kind, image, seed):
+        print(path)
+
+
+def drawn(saved: checkpoint.Saved, folder: Path, kind: str = "all", image: int = 0, seed: int = 0) -> Iterator[Path]:
+    """Pictures of a run, one by one as they are written into the folder; all that the run allows, or one kind.
+
+    Args:
+        kind, image, seed: options of ``ffkern plot``.
+    """
     net, data = saved.net, saved.data()
     part, x, y = "test", data.test_x, data.test_y
     if not len(y):
@@ -85,6 +96,5 @@ def plot(
         if saved.recipe.negatives != "generated":
             other.add("samples")
         wanted = [name for name in draw if not lacking.get(name) and name not in other]
-    folder = out if out is not None else (run if run.is_dir() else run.parent) / "plots"
     for name in wanted:
-        print(figures.save(draw[name](), folder / f"{name}.png"))
+        yield figures.save(draw[name](), folder / f"{name}.png")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import math
-import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -21,18 +17,16 @@ from rich.table import Table
 from .. import checkpoint, data, optim
 from .._eager import Agreement, EagerNet, compare_losses
 from .._files import write_whole
-from .._version import __version__
-from ..callbacks import Claim, CSVLog, EarlyStop, Interruptible, Progress, TensorBoard
 from ..recipes import RECIPES, Recipe
-from ..trainer import Callback, History, Trainer
+from ..trainer import Callback, EpochRecord, History, Trainer
+from . import runs
 from ._say import complain, errors
+from ._settings import add_settings, given, options
 
 __all__ = ["train"]
 
 REQUIRED_ACCURACY = 95.0  # per cent, of a run with --compare-eager
 COMPARED_STEPS = 50
-INTERRUPTED = 130  # exit code of a run that Ctrl-C stopped, as shells know it
-RESULT, TABLE, BOARD = "result.json", "metrics.csv", "tensorboard"  # in the folder of a run
 
 
 def train(
@@ -47,7 +41,7 @@ def train(
         Path | None, typer.Option(help="Folder of a run to go on with, with its own settings.", metavar="FOLDER")
     ] = None,
     save_every: Annotated[float, typer.Option(min=0, help="Seconds between checkpoints.")] = 30.0,
-    csv: Annotated[bool, typer.Option("--csv", help=f"Write every epoch's figures to {TABLE} in the folder.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help=f"Write every epoch's figures to {runs.TABLE} there.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log them for TensorBoard in the folder.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads.")] = None,
     compare_eager: Annotated[
@@ -77,73 +71,41 @@ def train(
     A recipe gives the settings; every one of them has an option that overrides it. With --out the run is saved as it
     goes: Ctrl-C, a crash or a lost machine lose nothing but the last seconds, and --resume ends with the same bits.
     """
-    changed = {name: _parsed(name, value) for name, value in settings.items() if value is not None}
-    given = (["recipe"] if recipe is not None else []) + list(changed)
-    _check_places(out, resume, given, json_path, csv or tensorboard)
+    changed = given(settings)
+    _check_places(out, resume, (["recipe"] if recipe else []) + list(changed), json_path, csv or tensorboard)
     saved = checkpoint.load(resume) if resume is not None else None
     chosen: Recipe = saved.recipe if saved is not None else RECIPES[recipe or "digits"].override(**changed)
     _check_comparison(chosen, compare_eager, out or resume)
     if require_accuracy is None and compare_eager:
         require_accuracy = REQUIRED_ACCURACY
-    _use_threads(threads, saved)
+    runs.use_threads(threads, saved)
 
     images = chosen.load()
-    net = chosen.network(images.inputs, images.classes, chosen.strength(images))
-    interruptible = Interruptible()
     folder = saved.path.parent if saved is not None else out
-    if chosen.patience and images.valid_x is None:
-        raise typer.BadParameter(
-            f"{chosen.patience}; expected held-out images to watch (--held-out)", param_hint="--patience"
-        )
-    callbacks: list[Callback] = [EarlyStop(chosen.patience)] if chosen.patience else []
-    callbacks += [] if quiet else [Progress()]
-    if folder is not None:
-        callbacks.insert(0, Claim(folder))
-        callbacks += [CSVLog(folder / TABLE)] if csv or (folder / TABLE).exists() else []
-        callbacks += [TensorBoard(folder / BOARD)] if tensorboard or (folder / BOARD).exists() else []
-        callbacks += [interruptible, checkpoint.Checkpointer(folder / checkpoint.NAME, chosen, images, save_every)]
-    trainer = chosen.trainer(net, images, callbacks)
-    if saved is not None:
-        trainer.load_state_dict(saved.trainer)
-
-    comparison = _Comparison(trainer, images, chosen) if compare_eager else None
-    validation = None if images.valid_x is None or images.valid_y is None else (images.valid_x, images.valid_y)
-    records = trainer.run(images.train_x, images.train_y, validation)
-    if folder is not None:  # only now: a mistake leaves no folder behind
-        folder.mkdir(parents=True, exist_ok=True)
-    # In turn, epoch by epoch, so that both meet the same machine.
-    unsaved = None
-    try:
-        for _ in records:
-            if comparison is not None:
-                comparison.train_epoch()
-    except OSError as error:
-        if not trainer.finished:
-            raise
-        unsaved = error  # what was learnt is still to be tested and shown
-    if interruptible.interrupted and not trainer.finished:
-        share = 100 * trainer.updates / trainer.total_updates
-        raise typer.Exit(
-            complain(
-                f"stopped after {share:.1f} % of the updates; saved. `ffkern train --resume {folder}` goes on",
-                INTERRUPTED,
-            )
-        )
-
-    result = _result(trainer, images, chosen, comparison)
+    comparison = _Comparison(images, chosen) if compare_eager else None
+    done = runs.keep(
+        chosen,
+        images,
+        folder,
+        saved,
+        command=_command(chosen),
+        again=f"`ffkern train --resume {folder}` goes on",
+        save_every=save_every,
+        csv=csv,
+        tensorboard=tensorboard,
+        quiet=quiet,
+        callbacks=[comparison] if comparison is not None else [],
+    )
+    result = done.result | {"eager": None if comparison is None else comparison.as_dict()}
     if json_path == "-":
         print(json.dumps(result, indent=2))
     else:
-        _show(result, chosen, History(trainer.history), comparison, quiet)
-    if unsaved is not None:
-        raise typer.Exit(complain(f"the end of the run was not saved: {unsaved}", 2))
-    if folder is not None:
-        write_whole(folder / RESULT, json.dumps(result, indent=2) + "\n")
+        _show(result, chosen, History(done.trainer.history), comparison, quiet)
+    if done.unsaved is not None:
+        raise typer.Exit(complain(f"the end of the run was not saved: {done.unsaved}", 2))
     if json_path not in (None, "-"):
         write_whole(Path(json_path), json.dumps(result, indent=2) + "\n")
-    code = 0
-    if any(layer and not math.isfinite(layer.loss) for record in trainer.history for layer in record.layers):
-        code = complain("a loss is not finite: the training diverged; a lower --lr may help", 1)
+    code = runs.diverged(result)
     if require_accuracy is not None:
         accuracy = 100 * (result["test_accuracy"] or 0.0)
         if not accuracy >= require_accuracy:
@@ -153,55 +115,18 @@ def train(
     raise typer.Exit(code)
 
 
-# ------------------------------------------------------------ options made of the recipe's settings
+add_settings(train)
 
 
-def _option(name: str, kind: Any, text: str) -> inspect.Parameter:
-    """A keyword option that is None unless given: then the recipe's value stays."""
-    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    plain = [part for part in parts if part is not NoneType]
-    # Numbers that may be words, and lists of numbers, are read by _parsed.
-    shown: Any = plain[0] if len(plain) == 1 and get_origin(plain[0]) is not tuple else str
-    option = Annotated[shown | None, typer.Option("--" + name.replace("_", "-"), help=text, rich_help_panel="Recipe")]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-
-
-def _add_settings() -> None:
-    """Gives :func:`train` an option for every setting of a recipe, where Typer looks for them."""
-    kinds = get_type_hints(Recipe)
-    options = [_option(f.name, kinds[f.name], f.metadata["help"]) for f in Recipe.settings()]
-    signature = inspect.signature(train, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    train.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    train.__annotations__ = {p.name: p.annotation for p in (*own, *options)}
-
-
-_add_settings()
-
-
-def _parsed(name: str, value: Any) -> Any:
-    """The value of a setting from what the command line holds."""
-    hint = "--" + name.replace("_", "-")
-    if name == "layers":
-        parts = [part.strip() for part in value.split(",")]
-        if not all(part.isdecimal() and int(part) > 0 for part in parts):
-            raise typer.BadParameter(f"{value!r}; expected numbers of units such as 500,500", param_hint=hint)
-        return tuple(map(int, parts))
-    if name == "folder" or (name == "dataset" and value.endswith(".npz")):
-        return str(Path(value).absolute())  # a run is to be found again from another folder
-    words = {"threshold": "width", "label_value": "max"}
-    if name in words and value != words[name]:
-        try:
-            return float(value)
-        except ValueError:
-            raise typer.BadParameter(f"{value!r}; expected a number or {words[name]!r}", param_hint=hint) from None
-    return value
+def _command(chosen: Recipe) -> str:
+    """The command that gives this run, whatever it was begun or gone on with."""
+    base = RECIPES.get(chosen.name)
+    recipe = ["--recipe", chosen.name] if base is not None else []
+    return " ".join(["ffkern train", *recipe, *options(chosen, base or RECIPES["digits"]), f"--seed {chosen.seed}"])
 
 
 def _check_places(out: Path | None, resume: Path | None, given: list[str], json_path: str | None, logs: bool) -> None:
-    if json_path not in (None, "-") and (Path(json_path).is_dir() or not Path(json_path).absolute().parent.is_dir()):
-        raise typer.BadParameter(f"{json_path!r}; expected '-' or a file in a folder that exists", param_hint="--json")
+    runs.check_json(json_path)
     if resume is not None:
         if out is not None:
             raise typer.BadParameter(
@@ -244,26 +169,24 @@ def _check_comparison(chosen: Recipe, compare_eager: bool, folder: Path | None) 
         )
 
 
-def _use_threads(threads: int | None, saved: checkpoint.Saved | None) -> None:
-    if saved is not None and threads is not None and threads != saved.threads:
-        complain(f"--threads {threads}, but the run began with {saved.threads}: its last bits will differ", 0)
-    wanted = threads if threads is not None else saved.threads if saved is not None else None
-    if wanted is not None:
-        torch.set_num_threads(wanted)
-
-
 # ------------------------------------------------------------ eager PyTorch beside it
 
 
-class _Comparison:
-    """The same training in eager PyTorch: the first losses of both, and the time of every epoch."""
+class _Comparison(Callback):
+    """The same training in eager PyTorch: the first losses of both, and the time of every epoch.
 
-    def __init__(self, trainer: Trainer, images: data.Dataset, chosen: Recipe) -> None:
-        self.images, self.seconds = images, list[float]()
+    In turn with the run, epoch by epoch, so that both meet the same machine.
+    """
+
+    def __init__(self, images: data.Dataset, chosen: Recipe) -> None:
+        self.images, self.chosen, self.seconds = images, chosen, list[float]()
+
+    def on_start(self, trainer: Trainer) -> None:
+        chosen = self.chosen
         self.agreement: Agreement = compare_losses(
             trainer.net,
-            images.train_x,
-            images.train_y,
+            self.images.train_x,
+            self.images.train_y,
             lr=chosen.lr,
             negatives=chosen.negatives,
             batch_size=chosen.batch_size,
@@ -273,7 +196,7 @@ class _Comparison:
         self.eager = EagerNet(trainer.net, chosen.lr, chosen.negatives, chosen.head_lr if trainer.net.head else None)
         self._epochs = self._train(trainer, chosen.decay == "linear")
 
-    def train_epoch(self) -> None:
+    def on_epoch(self, trainer: Trainer, record: EpochRecord) -> None:
         self.seconds.append(next(self._epochs))
 
     def _train(self, trainer: Trainer, decay: bool) -> Iterator[float]:
@@ -301,27 +224,6 @@ class _Comparison:
 
 
 # ------------------------------------------------------------ results
-
-
-def _result(trainer: Trainer, images: data.Dataset, chosen: Recipe, comparison: _Comparison | None) -> dict[str, Any]:
-    history = History(trainer.history)
-    tested = trainer.evaluate(images.test_x, images.test_y) if len(images.test_y) else None
-    return {
-        "recipe": chosen.as_dict(),
-        "ffkern": __version__,
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "train_images": len(images.train_y),
-        "held_out_images": 0 if images.valid_y is None else len(images.valid_y),
-        "test_images": len(images.test_y),
-        "finished": trainer.finished,
-        "test": tested,
-        "test_accuracy": None if tested is None else 1 - next(iter(tested.values())),
-        "seconds": history.seconds,
-        "median_epoch_seconds": median(r.seconds for r in history.epochs) if history.epochs else None,
-        "eager": None if comparison is None else comparison.as_dict(),
-        "epochs": history.as_dicts(),
-    }
 
 
 def _show(

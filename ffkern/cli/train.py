@@ -88,7 +88,7 @@ def train(
     _use_threads(threads, saved)
 
     images = chosen.load()
-    net = chosen.network(images.inputs, images.classes, chosen.strength(images))
+    net = chosen.network(images.inputs, images.classes, chosen.strength(images), images.shape)
     interruptible = Interruptible()
     folder = saved.path.parent if saved is not None else out
     if chosen.patience and images.valid_x is None:
@@ -231,6 +231,12 @@ def _check_comparison(chosen: Recipe, compare_eager: bool, folder: Path | None) 
             f"the comparison is one of float32; expected --precision float32, not {chosen.precision}",
             param_hint="--compare-eager",
         )
+    if chosen.plain or chosen.phase:
+        raise typer.BadParameter(
+            f"eager PyTorch has the kernels' settings alone, and no phases; expected --phase 0 and --path fused, "
+            f"not {chosen.phase} and {chosen.path_taken}",
+            param_hint="--compare-eager",
+        )
     plain = chosen.schedule == "simultaneous" and chosen.negatives != "hard" and chosen.optimiser == "adam"
     if not plain or chosen.shift or chosen.weight_decay or chosen.head_weight_decay or chosen.peer:
         raise typer.BadParameter(
@@ -308,6 +314,7 @@ def _result(trainer: Trainer, images: data.Dataset, chosen: Recipe, comparison: 
     tested = trainer.evaluate(images.test_x, images.test_y) if len(images.test_y) else None
     return {
         "recipe": chosen.as_dict(),
+        "path": chosen.path_taken,
         "ffkern": __version__,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -333,6 +340,7 @@ def _show(
             f"{chosen.dataset}: {result['train_images']} training and {result['test_images']} "
             f"test images; layers of {', '.join(map(str, chosen.layers))} units"
         )
+        console.print(f"path           {result['path']}")
         console.print(_table(history))
     if not result["finished"]:
         console.print("stopped early, by the held-out images")

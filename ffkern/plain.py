@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +38,8 @@ OTHER_STREAM = 0x2545F491  # imperfections and boxes must not be made of the ran
 class PlainNet(FFNet):
     """An :class:`~ffkern.nn.FFNet` with more settings, computed in plain PyTorch; with their defaults the same network.
 
-    Rows are float32, bfloat16 images too. The softmax head and the drawing of labels stay with the kernels.
+    Rows are float32, bfloat16 images too. The softmax head and the drawing of labels stay with the kernels. The layers
+    hold parameters and counts; learn and ask through the network, for it alone knows its settings.
 
     Args:
         layers, classes, options: as for :class:`~ffkern.nn.FFNet`.
@@ -48,9 +48,9 @@ class PlainNet(FFNet):
         pair_loss: "threshold", the loss of single rows; or of an image's positive and each of its negative rows, with
             x = (g_neg - g_pos) / temperature: "symba" softplus(x), "swish" x sigmoid(x). The mean over all pairs.
         regions: the image falls into regions x regions parts, and the units of every layer into as many groups, one
-            behind the other. A group of the first layer sees its own part, and the label. Every group has a loss, all
-            of them add up; to the sum of a group's squares belongs its share of the layer's threshold. The layer's
-            goodness, which answers and is counted, is that of all its units.
+            behind the other. A group of the first layer sees its own part, and the label, divided by the length of the
+            whole row. Every group has a goodness and a loss, and the losses add up; where goodness is a sum, a group
+            has its share of the layer's threshold. What answers and is counted is the goodness of all units.
         shape: (channels, height, width) of an image, needed for regions > 1.
         weight_noise: every weight acts as if multiplied by 1 + weight_noise N(0, 1), drawn once: a device with
             imperfections of its own, which learning does not know and does not change.
@@ -244,14 +244,20 @@ class PlainNet(FFNet):
         return super()._contrast(positives, negatives, device)
 
     @torch.no_grad()
-    def lesson(self, index: int, x: Tensor, variants: Tensor) -> Callable[[FusedOptimizer], Any]:
+    def lesson(self, index: int, x: Tensor, variants: Tensor) -> Callable[[FusedOptimizer], None]:
         self._labelled("a lesson")
         images, overlay = self._images(x), self._overlay(x)
         sign, weight = self._rows(images.shape[0], variants.shape[0] - 1, images.device)
         h, length = self._laid(images, variants, overlay), None
         for i in range(index):
             h, _, _, length = self._rows_of(i, h, length)
-        return torch.no_grad()(partial(self._learn, index, h, length, sign, weight))
+
+        @torch.no_grad()
+        def learn(opt: FusedOptimizer) -> None:
+            self._layer(index)._bind(opt)  # refuses a frozen layer
+            self._learn(index, h, length, sign, weight, opt)
+
+        return learn
 
     @torch.no_grad()
     def goodness(self, x: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -4,13 +4,14 @@ from .article import ARTICLE
 from .digits import DIGITS
 from .fashion import FASHION
 from .hinton import HINTON
+from .questions import QUESTIONS
 from .recipe import Recipe
 from .supervised import SUPERVISED
 from .supervised_fast import SUPERVISED_FAST
 from .supervised_jitter import SUPERVISED_JITTER, SUPERVISED_JITTER_PAPER
 from .unsupervised import UNSUPERVISED
 
-__all__ = ["RECIPES", "Recipe"]
+__all__ = ["QUESTIONS", "RECIPES", "Recipe"]
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe

@@ -45,6 +45,7 @@ class PlainNet(FFNet):
         layers, classes, options: as for :class:`~ffkern.nn.FFNet`.
         activation: h of z = r (x W^T) + b: "relu", "leaky" (slope 0.01), "gelu", or "student_t", h = log(1 + z^2):
             minus the log of the density of z under a t-distribution with one degree of freedom, less its constant.
+            Peer normalisation pulls at z as in the reference, which is of use only where h grows with z: not there.
         pair_loss: "threshold", the loss of single rows; or of an image's positive and each of its negative rows, with
             x = (g_neg - g_pos) / temperature: "symba" softplus(x), "swish" x sigmoid(x). The mean over all pairs.
         regions: the image falls into regions x regions parts, and the units of every layer into as many groups, one

@@ -28,7 +28,7 @@ from .trainer import Callback, EpochRecord, Trainer
 __all__ = ["NAME", "Checkpointer", "Saved", "load"]
 
 NAME = "checkpoint.pt"  # in the folder of a run
-FORMAT, VERSION = "ffkern checkpoint", 3
+FORMAT, VERSION = "ffkern checkpoint", 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def _saved(path: Path, content: dict[str, Any]) -> Saved:
     recipe, made, scaling = Recipe.from_dict(content["recipe"]), content["network"], content["scaling"]
     like("network", made, {"inputs": 0, "classes": 0, "label_value": 0.0, "shape": (0, 0, 0)})
     like("threads", content["threads"], 0)
-    sizes = made["inputs"], made["classes"], made["label_value"]
+    sizes = made["inputs"], made["classes"], made["label_value"], made["shape"]
     with torch.device("meta"):  # no memory yet: the file may claim any size, but holds the weights only of a true one
         like("net", content["trainer"]["net"], recipe.network(*sizes).state_dict())
     net = recipe.network(*sizes)

@@ -26,6 +26,7 @@ __all__ = ["FFHead", "FFLinear", "FFNet"]
 NORMS = ("l2", "rms", "none")
 GOODNESS = ("sum_sq", "mean_sq", "neg_sum_sq", "neg_mean_sq", "sum_abs")
 STATISTICS = 9
+SIGNS = ("both", "positive", "negative")
 PADDED_ROWS = 4096  # images that prediction copies at once to put a label in front of them
 
 
@@ -610,7 +611,7 @@ class FFNet(nn.Module):
 
     def _forget(self) -> None:
         """Drops the memory of steps: it belongs to a run of training rather than to the network."""
-        self._signs: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}
+        self._signs: dict[tuple[int, int, str], tuple[Tensor, Tensor | None]] = {}
         self._kept: dict[int, Tensor] = {}  # activities, flat
         self._workspace = torch.empty(0)
         self._plan: tuple[list[Any], _Plan] | None = None
@@ -719,14 +720,18 @@ class FFNet(nn.Module):
         neutral = on / self.classes if self.neutral_value is None else torch.full_like(on, self.neutral_value)
         return torch.stack((on, neutral))
 
-    def _rows(self, images: int, negatives: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    def _rows(
+        self, images: int, negatives: int, device: torch.device, signs: str = "both"
+    ) -> tuple[Tensor, Tensor | None]:
         """sign and row weights of one positive and `negatives` negative variants of each image."""
-        key = (images, negatives)
+        key = (images, negatives, signs)
         if key not in self._signs:
             if len(self._signs) >= 16:  # batches of ever new sizes must not pile up
                 self._signs.clear()
             sign = torch.ones(images * (1 + negatives), device=device)
-            sign[images:] = -1
+            sign[images:] = 0 if signs == "positive" else -1
+            if signs == "negative":
+                sign[:images] = 0
             weight = None
             if negatives > 1:  # the negatives of an image share the weight of its positive
                 weight = torch.full_like(sign, 0.5 / max(images * negatives, 1))
@@ -801,6 +806,7 @@ class FFNet(nn.Module):
         negatives: str = "uniform",
         generator: torch.Generator | None = None,
         head_opt: FusedOptimizer | None = None,
+        signs: str = "both",
     ) -> None:
         """Every layer learns from this batch; each sees the activities from before the layer below moved.
 
@@ -814,8 +820,11 @@ class FFNet(nn.Module):
             negatives: "uniform" wrong labels, "hard" ones drawn from the head's class probabilities, or "all".
             generator: source of the random numbers; default torch's global one.
             head_opt: optimiser of the softmax head, which then learns from the neutral label in the same pass.
+            signs: "both", or the "positive" or "negative" rows alone teach the layers, each with the weight that it
+                has among both.
         """
         _choice("negatives", negatives, ("uniform", "hard", "all"))
+        _choice("signs", signs, SIGNS)
         self._labelled("step()")
         if negatives == "hard" and self.head is None:
             raise ValueError("negatives='hard' draws from the softmax head; build the network with head_layers")
@@ -835,12 +844,12 @@ class FFNet(nn.Module):
             rows = [labels[None], wrong]
             if head is not None:
                 rows.append(torch.full_like(wrong[:1], -1))
-            self._step(plan, images, torch.cat(rows), u, overlay)
+            self._step(plan, images, torch.cat(rows), u, overlay, signs)
 
-    def _step(self, plan: _Plan, images: Tensor, labels: Tensor, u: Tensor | None, overlay: Tensor) -> None:
+    def _step(self, plan: _Plan, images: Tensor, labels: Tensor, u: Tensor | None, overlay: Tensor, signs: str) -> None:
         """One call for all layers and the head."""
         n, variants = images.shape[0], labels.shape[0] - bool(plan.head_layers)
-        sign, row_weight = self._rows(n, variants - 1, images.device)
+        sign, row_weight = self._rows(n, variants - 1, images.device, signs)
         dtype = _stored(images)
         low = [layer._weight_low(images) for layer in plan.layers]
         lows = [none if t is None else t for t, none in itertools.zip_longest(low, plan.nothing)]
@@ -988,17 +997,24 @@ class FFNet(nn.Module):
             if not any(bound) and head is None:
                 raise RuntimeError("every layer is frozen (requires_grad is False): there is nothing to learn")
             kept = []
-            for i, layer in enumerate(self._all_layers()):
-                if layer.frozen:
-                    h, _, _, length = layer.activities(h, length)
-                else:
-                    keep = self._room(i, sign.shape[0], layer.out_features, _stored(images), images.device)
-                    layer.step(h, sign, opt, row_weight=weight, x_norm=length, keep=keep)
-                    h, length = keep
+            for i in range(len(self.layers)):
+                h, length = self._learn(i, h, length, sign, weight, opt)
                 kept.append((h[:n], length[:n]))
             if labels is not None and head_opt is not None and head is not None:
                 seen = [kept[i] for i in self.head_layers]
                 head.step([h for h, _ in seen], [length for _, length in seen], labels, head_opt)
+
+    def _learn(
+        self, index: int, x: Tensor, length: Tensor | None, sign: Tensor, weight: Tensor | None, opt: FusedOptimizer
+    ) -> tuple[Tensor, Tensor]:
+        """One layer's update on rows x [R, K] of these lengths, unless it is frozen; its h and h_norm from before."""
+        layer = self._layer(index)
+        if layer.frozen:
+            h, _, _, h_norm = layer.activities(x, length)
+            return h, h_norm
+        keep = self._room(index, x.shape[0], layer.out_features, _stored(x), x.device)
+        layer.step(x, sign, opt, row_weight=weight, x_norm=length, keep=keep)
+        return keep
 
     def step_head(self, x: Tensor, labels: Tensor, head_opt: FusedOptimizer) -> None:
         """Only the softmax head learns, from the neutral label; the layers stay as they are."""
@@ -1127,6 +1143,7 @@ class _Plan:
     an entry for each layer, and one behind them for the head where it answers. It learns if it has an optimiser."""
 
     def __init__(self, net: FFNet, opt: FusedOptimizer, head: FFHead | None, head_opt: FusedOptimizer | None) -> None:
+        self.opt, self.head_opt = opt, head_opt
         self.layers = layers = list(net._all_layers())
         self.slots: list[Slot | None] = [None if layer.frozen else layer._bind(opt) for layer in layers]
         learning = [i for i, slot in enumerate(self.slots) if slot]

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from ._form import like
-from .nn import FFHead, FFLinear, FFNet
+from .nn import SIGNS, FFHead, FFLinear, FFNet
 from .optim import FusedOptimizer
 
 __all__ = ["Callback", "EpochRecord", "HeadRecord", "History", "LayerRecord", "Trainer", "evaluate"]
@@ -136,6 +136,8 @@ class Trainer:
         batch_size: images a step; the last batch of an epoch may be smaller.
         epochs: passes over the data (a layer, in greedy training).
         iterations: updates of a layer on a mini-batch, for "greedy-batch" alone.
+        phase: so many updates from positive rows alone, then as many from negative rows alone, and so on (simultaneous
+            only, with labels); 0: every update learns from both.
         seed: of the order of the images and of the negatives. Same seed, same data, same thread
             count: same bits.
         head_opt: optimiser of the softmax head. Without one the head does not learn.
@@ -157,6 +159,7 @@ class Trainer:
         batch_size: int = 50,
         epochs: int = 40,
         iterations: int = 1,
+        phase: int = 0,
         seed: int = 0,
         head_opt: FusedOptimizer | None = None,
         scheduler: LRScheduler | list[LRScheduler] | None = None,
@@ -181,6 +184,12 @@ class Trainer:
         _at_least("iterations", iterations, 1)
         if iterations > 1 and schedule != "greedy-batch":
             raise ValueError(f"iterations is {iterations}; expected 1 with schedule={schedule!r}")
+        _at_least("phase", phase, 0)
+        if phase and (schedule != "simultaneous" or net.label == "none"):
+            raise ValueError(
+                f"phase is {phase}; expected 0 with schedule={schedule!r} and label={net.label!r}: only all layers at "
+                "once, from images with labels, learn in phases"
+            )
         for name, given in (("opt", opt), ("head_opt", head_opt)):
             if given is not None and not isinstance(given, FusedOptimizer):
                 raise TypeError(
@@ -211,6 +220,7 @@ class Trainer:
         self.negatives = negatives if isinstance(negatives, str) else "images"
         self._make_negatives = None if isinstance(negatives, str) else negatives
         self.batch_size, self.epochs, self.iterations, self.seed = batch_size, epochs, iterations, seed
+        self.phase = phase
         self.schedulers = scheduler if isinstance(scheduler, list) else [scheduler] if scheduler else []
         self.augment = augment
         self.callbacks = list(callbacks)
@@ -388,6 +398,7 @@ class Trainer:
                 negatives=self.negatives,
                 generator=generator,
                 head_opt=self.head_opt,
+                signs=SIGNS[1 + self.updates // self.phase % 2] if self.phase else "both",
             )
         elif stage == "head":
             assert self.head_opt is not None
@@ -517,6 +528,7 @@ class Trainer:
             "batch_size": self.batch_size,
             "epochs": self.epochs,
             "iterations": self.iterations,
+            "phase": self.phase,
             "seed": self.seed,
             "learning": self._learning,
             "shapes": {name: list(value.shape) for name, value in self.net.state_dict().items()},

@@ -98,6 +98,12 @@ def test_override_leaves_the_original():
         ({"held_out": -2}, "held_out is -2; expected an integer of at least 0"),
         ({"batch_size": 0}, "batch_size is 0; expected an integer of at least 1"),
         ({"iterations": 0}, "iterations is 0; expected an integer of at least 1"),
+        ({"regions": 0}, "regions is 0; expected an integer of at least 1"),
+        ({"phase": -1}, "phase is -1; expected an integer of at least 0"),
+        ({"phase": 5, "pair_loss": "symba"}, "phase is 5; expected 0 with pair_loss='symba': pairs need both rows"),
+        ({"weight_noise": -0.5}, "weight_noise is -0.5; expected a number of at least 0"),
+        ({"activation": "tanh"}, "activation is 'tanh'; expected 'relu' or 'leaky' or 'gelu' or 'student_t'"),
+        ({"path": "fused", "regions": 2}, "path is 'fused' with regions=2; expected 'auto' or 'plain'"),
         ({"schedule": "greedy-batch"}, "decay is 'linear'; expected 'none' with schedule='greedy-batch'"),
     ],
 )
@@ -337,9 +343,10 @@ SMALL = {
 
 
 @every_recipe
-def test_a_few_updates_equal_the_specification(name):
+@pytest.mark.parametrize("path", ["fused", "plain"])
+def test_a_few_updates_equal_the_specification(name, path):
     """Bound: twice the error of the specification itself in float32, and what one rounding an update does to it."""
-    recipe = RECIPES[name].override(**SMALL[name])
+    recipe = RECIPES[name].override(**SMALL[name], path=path)
     images = mnist_like(how=recipe.scaling)
     net = recipe.network(784, 10, recipe.strength(images))
     exact = specification(recipe, net, images, torch.float64)

@@ -303,7 +303,7 @@ def measured(recipe: Recipe, images: data.Dataset, *, pictures: bool = True) -> 
         pictures: whether those of the run count.
     """
     few = recipe.override(epochs=1, iterations=min(recipe.iterations, 3))
-    net = few.network(images.inputs, images.classes, few.strength(images))
+    net = few.network(images.inputs, images.classes, few.strength(images), images.shape)
     trainer, steps = few.trainer(net, images), math.ceil(len(images.train_y) / few.batch_size)
 
     def timed(batches: int) -> tuple[float, int]:
@@ -331,7 +331,9 @@ def measured(recipe: Recipe, images: data.Dataset, *, pictures: bool = True) -> 
 
 def _updates(recipe: Recipe, images: data.Dataset) -> int:
     """Updates of a whole run."""
-    trainer = recipe.trainer(recipe.network(images.inputs, images.classes, recipe.strength(images)), images)
+    trainer = recipe.trainer(
+        recipe.network(images.inputs, images.classes, recipe.strength(images), images.shape), images
+    )
     trainer.run(images.train_x, images.train_y)  # only begun: it counts them
     return trainer.total_updates
 

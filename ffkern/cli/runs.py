@@ -68,7 +68,7 @@ def keep(
     """
     if chosen.patience and images.valid_x is None:
         raise ValueError(f"patience is {chosen.patience}; expected held-out images to watch (--held-out)")
-    net = chosen.network(images.inputs, images.classes, chosen.strength(images))
+    net = chosen.network(images.inputs, images.classes, chosen.strength(images), images.shape)
     interruptible = Interruptible()
     watching = list(callbacks)
     if chosen.patience:
@@ -111,6 +111,7 @@ def _result(trainer: Trainer, images: data.Dataset, chosen: Recipe, command: str
     tested = trainer.evaluate(images.test_x, images.test_y) if len(images.test_y) else None
     return {
         "recipe": chosen.as_dict(),
+        "path": chosen.path_taken,
         "command": f"{command} --threads {torch.get_num_threads()}",
         "date": datetime.now(timezone.utc).date().isoformat(),
         "ffkern": __version__,

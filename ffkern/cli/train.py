@@ -156,6 +156,12 @@ def _check_comparison(chosen: Recipe, compare_eager: bool, folder: Path | None) 
             f"the comparison is one of float32; expected --precision float32, not {chosen.precision}",
             param_hint="--compare-eager",
         )
+    if chosen.plain or chosen.phase:
+        raise typer.BadParameter(
+            f"eager PyTorch has the kernels' settings alone, and no phases; expected --phase 0 and --path fused, "
+            f"not {chosen.phase} and {chosen.path_taken}",
+            param_hint="--compare-eager",
+        )
     plain = chosen.schedule == "simultaneous" and chosen.negatives in ("uniform", "all") and chosen.optimiser == "adam"
     if not plain or chosen.shift or chosen.weight_decay or chosen.head_weight_decay or chosen.peer:
         raise typer.BadParameter(
@@ -235,6 +241,7 @@ def _show(
             f"{chosen.dataset}: {result['train_images']} training and {result['test_images']} "
             f"test images; layers of {', '.join(map(str, chosen.layers))} units"
         )
+        console.print(f"path           {result['path']}")
         console.print(_table(history))
     if not result["finished"]:
         console.print("stopped early, by the held-out images")

@@ -5,13 +5,14 @@ from .digits import DIGITS
 from .fashion import FASHION
 from .generator import GENERATOR
 from .hinton import HINTON
+from .questions import QUESTIONS
 from .recipe import Recipe
 from .supervised import SUPERVISED
 from .supervised_fast import SUPERVISED_FAST
 from .supervised_jitter import SUPERVISED_JITTER, SUPERVISED_JITTER_PAPER
 from .unsupervised import UNSUPERVISED
 
-__all__ = ["RECIPES", "Recipe"]
+__all__ = ["QUESTIONS", "RECIPES", "Recipe"]
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe

@@ -16,6 +16,7 @@ from torch import nn
 from .. import data, negatives, optim
 from ..generator import LinearGenerator, generated
 from ..nn import FFNet
+from ..plain import PlainNet
 from ..trainer import Callback, Trainer
 
 __all__ = ["Recipe"]
@@ -27,6 +28,13 @@ OPTIMISERS: dict[str, Callable[..., optim.FusedOptimizer]] = {
     "ema": optim.EMA,
 }
 UNLABELLED = ("hybrid", "generated")  # negatives that are images
+FUSED: dict[str, Any] = {  # the only values of these settings that the kernels compute
+    "activation": "relu",
+    "pair_loss": "threshold",
+    "regions": 1,
+    "weight_noise": 0.0,
+    "between": "nothing",
+}
 ANSWERS = ("error", "error_but_first", "error_softmax")  # of trainer.evaluate
 
 
@@ -63,8 +71,17 @@ class Recipe:
     goodness: Literal["mean_sq", "sum_sq", "neg_mean_sq", "neg_sum_sq", "sum_abs"] = _setting(
         "mean_sq", "Goodness of a layer's activities."
     )
+    activation: Literal["relu", "leaky", "gelu", "student_t"] = _setting(
+        "relu", "Of a layer; student_t: log(1 + z^2). Plain PyTorch, but for relu."
+    )
+    regions: int = _setting(
+        1, "Cut the image into g x g parts; as many groups of units with a goodness each. Plain PyTorch above 1."
+    )
+    pair_loss: Literal["threshold", "symba", "swish"] = _setting(
+        "threshold", "Loss of rows, or of pairs: softplus or silu of (g_neg - g_pos) / temperature, in plain PyTorch."
+    )
     threshold: float | Literal["width"] = _setting(2.0, "Goodness to separate at: a number, or the layer's width.")
-    temperature: float = _setting(1.0, "Divides goodness minus threshold.")
+    temperature: float = _setting(1.0, "Divides goodness minus threshold, or of a pair.")
     peer: float = _setting(0.0, "Strength of peer normalisation.")
     init: Literal["uniform", "normal"] = _setting(
         "uniform", "First weights: as nn.Linear's, or normal with variance 1 / inputs and biases 0."
@@ -73,12 +90,25 @@ class Recipe:
         "auto", "Layers that feed a softmax head; auto: all if the negatives are hard or images, else none."
     )
 
+    weight_noise: float = _setting(
+        0.0, "Imperfect device: every weight acts times a fixed 1 + weight_noise N(0, 1). Plain PyTorch above 0."
+    )
+    between: Literal["nothing", "black-box"] = _setting(
+        "nothing", "A fixed unknown function between the layers, which has no derivative. In plain PyTorch."
+    )
+    path: Literal["auto", "fused", "plain"] = _setting(
+        "auto", "Fused kernels, or plain PyTorch; auto: the kernels where they have all settings."
+    )
+
     schedule: Literal["simultaneous", "greedy", "greedy-batch"] = _setting(
         "simultaneous", "All layers on every batch; one after the other; or one after the other on every mini-batch."
     )
     iterations: int = _setting(1, "Updates of a layer on a mini-batch, for greedy-batch.")
     negatives: Literal["uniform", "hard", "all", "hybrid", "generated"] = _setting(
         "uniform", "Wrong labels to learn from; without labels images mixed of two, hybrid, or generated ones."
+    )
+    phase: int = _setting(
+        0, "So many updates from positive rows alone, then as many from negative ones, in turn; 0: from both at once."
     )
     blurs: int = _setting(6, "Of the masks that mix hybrid images: more of them, larger blobs.")
     generator_lr: float = _setting(0.003, "Learning rate of the generator of images.")
@@ -105,8 +135,10 @@ class Recipe:
             ("held_out", 0),
             ("shift", 0),
             ("blurs", 0),
+            ("phase", 0),
             ("patience", 0),
             ("iterations", 1),
+            ("regions", 1),
             ("batch_size", 1),
             ("epochs", 0),
         ):
@@ -125,6 +157,17 @@ class Recipe:
             )
         if self.label == "none" and self.head_layers is None:
             raise ValueError("head is 'none'; expected layers for a softmax head with label='none': it alone answers")
+        if self.weight_noise < 0:
+            raise ValueError(f"weight_noise is {self.weight_noise}; expected a number of at least 0")
+        if self.phase and self.pair_loss != "threshold":
+            raise ValueError(
+                f"phase is {self.phase}; expected 0 with pair_loss={self.pair_loss!r}: pairs need both rows"
+            )
+        if self.path == "fused" and self.unfused:
+            raise ValueError(
+                f"path is 'fused' with {_shown(self.unfused)}; expected 'auto' or 'plain', for the kernels have only "
+                + _shown({name: FUSED[name] for name in self.unfused})
+            )
         if self.decay != "none" and self.schedule == "greedy-batch":
             raise ValueError(f"decay is {self.decay!r}; expected 'none' with schedule='greedy-batch'")
 
@@ -168,6 +211,21 @@ class Recipe:
         """The published errors as shares, like those of :func:`ffkern.trainer.evaluate`."""
         return {answer: percent / 100 for answer, percent in self.published.items()}
 
+    @property
+    def unfused(self) -> dict[str, Any]:
+        """The settings whose values the kernels lack."""
+        return {name: getattr(self, name) for name, fused in FUSED.items() if getattr(self, name) != fused}
+
+    @property
+    def plain(self) -> bool:
+        """Whether plain PyTorch computes the layers (:class:`~ffkern.plain.PlainNet`), or the kernels."""
+        return self.path == "plain" or bool(self.unfused)
+
+    @property
+    def path_taken(self) -> str:
+        """The same in words, with the reason."""
+        return f"plain PyTorch: {_shown(self.unfused or {'path': self.path})}" if self.plain else "fused kernels"
+
     # ------------------------------------------------------------ what they make
 
     def load(self, scaled: bool = True) -> data.Dataset:
@@ -193,15 +251,19 @@ class Recipe:
             return "all" if self.negatives in ("hard", *UNLABELLED) else None
         return None if self.head == "none" else self.head
 
-    def network(self, inputs: int, classes: int, label_value: float) -> FFNet:
+    def network(self, inputs: int, classes: int, label_value: float, shape: Sequence[int] | None = None) -> FFNet:
         """A fresh network, the same for the same seed.
 
         Args:
             inputs: pixels of an image. classes: number of classes. label_value: from :meth:`strength`.
+            shape: (channels, height, width) of an image; needed for regions > 1.
         """
+        make: Callable[..., FFNet] = FFNet
+        if self.plain:
+            make = partial(PlainNet, **{name: getattr(self, name) for name in FUSED}, shape=shape, seed=self.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            net = FFNet(
+            net = make(
                 [inputs, *self.layers],
                 classes,
                 label=self.label,
@@ -246,6 +308,7 @@ class Recipe:
             batch_size=self.batch_size,
             epochs=self.epochs,
             iterations=self.iterations,
+            phase=self.phase,
             seed=self.seed,
             head_opt=head_opt,
             scheduler=[optim.linear_decay(o, self.epochs) for o in opts] if self.decay == "linear" else None,
@@ -267,6 +330,10 @@ def _shifted(
 
 def _hybrid(x: torch.Tensor, generator: torch.Generator, *, shape: Sequence[int], blurs: int) -> torch.Tensor:
     return negatives.hybrid(x, generator, shape=shape, blurs=blurs)[0]
+
+
+def _shown(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def _inputs(layer: nn.Module) -> int:

@@ -373,7 +373,7 @@ RUNS = {
     "phase": {"phase": 3},
     "plain phase": {"phase": 3, "path": "plain"},
     "greedy": {"activation": "gelu", "schedule": "greedy", "negatives": "uniform", "head": "all"},
-    "mute": {"activation": "gelu", "pair_loss": "symba", "label": "none", "negatives": "hybrid"},
+    "mute": {"activation": "gelu", "pair_loss": "symba", "label": "none", "negatives": "hybrid", "epochs": 90},
 }  # fmt: skip
 every_run = pytest.mark.parametrize("name", RUNS)
 SMALL = Recipe(

@@ -260,7 +260,6 @@ def test_the_box_has_no_derivative_and_a_finite_length():
 def test_groups_see_their_part_of_the_image_and_the_label():
     net = network("regions", units=(8, 8)).float()
     x, y = batch(1)[0].float(), torch.tensor([1])
-    before = net._activities(net._images(x), y[None], net.overlay)[0][0]
     for pixel in range(CLASSES, PIXELS):
         other = x.clone()
         other[0, pixel] += 1
@@ -268,8 +267,11 @@ def test_groups_see_their_part_of_the_image_and_the_label():
         was = net._forward(0, reference._variants(x, y[None], CLASSES, net.overlay), torch.ones(1), *_parameters(net))
         changed = (z[0] != was[0]).view(4, 2).any(1).nonzero().flatten().tolist()
         assert changed == [region(net, pixel, 2)]
-    labelled = net._activities(net._images(x), torch.tensor([[2]]), net.overlay)[0][0]
-    assert bool((before != labelled).view(4, 2).any(1).sum() >= 3)  # a unit may be off under both
+    z, was = (
+        net._forward(0, reference._variants(x, label[None], CLASSES, net.overlay), torch.ones(1), *_parameters(net))[0]
+        for label in (torch.tensor([2]), y)
+    )
+    assert bool((z != was).all())  # every group has the label
 
 
 def _parameters(net):
@@ -373,7 +375,7 @@ RUNS = {
     "phase": {"phase": 3},
     "plain phase": {"phase": 3, "path": "plain"},
     "greedy": {"activation": "gelu", "schedule": "greedy", "negatives": "uniform", "head": "all"},
-    "mute": {"activation": "gelu", "pair_loss": "symba", "label": "none", "negatives": "hybrid", "epochs": 90},
+    "mute": {"activation": "gelu", "pair_loss": "symba", "label": "none", "negatives": "hybrid"},
 }  # fmt: skip
 every_run = pytest.mark.parametrize("name", RUNS)
 SMALL = Recipe(
@@ -400,7 +402,8 @@ def trained(recipe, images, callbacks=()):
 
 @every_run
 def test_loss_falls(name):
-    trainer = trained(SMALL.override(**RUNS[name]), strokes())
+    longer = {"epochs": 90} if name == "mute" else {}  # hybrids of random strokes are hard to tell from images
+    trainer = trained(SMALL.override(**RUNS[name], **longer), strokes())
     assert isinstance(trainer.net, PlainNet) == (name != "phase")
     for i in range(2):
         losses = [record.layers[i].loss for record in trainer.history if record.layers[i] is not None]

@@ -154,7 +154,11 @@ def section(name: str, found: dict[str, Any] | None, pictured: bool) -> str:
 def questions(found: dict[str, list[dict[str, Any]]]) -> str:
     """Every question, with errors as mean (least - largest) over its seeds."""
     lines = ["| question | path | " + " | ".join(ANSWERS.values()) + " | seeds | |", "|---|---|---:|---:|---:|---|---|"]
-    for name, runs in found.items():
+    order = list(QUESTIONS)
+    for name in sorted(
+        found, key=lambda name: order.index(key) if (key := name.partition("+")[0]) in order else len(order)
+    ):
+        runs = found[name]
         key, _, changed = name.partition("+")
         words = QUESTIONS[key].words if key in QUESTIONS else key
         done = [run for run in runs if run["done"]]

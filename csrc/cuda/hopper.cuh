@@ -161,6 +161,7 @@ __device__ __forceinline__ void multiply_stages(WideSums<Tile>& sums, const Lane
     }
     commit_wgmma();
     wait_for_wgmma<1>();  // the stage before has been multiplied
+    __syncwarp();         // and read by all lanes
     if (k > 0 && lane.index == 0) arrive(previous);
     previous = ring.empty();
     ring.advance();

@@ -108,13 +108,14 @@ const Instance* forced(std::span<const Instance> all, const Operands& operands) 
     if (!operands.at_home(instance)) continue;
     names += (names.empty() ? "" : ", ") + std::string(instance.name);
     if (std::string_view(name) != instance.name) continue;
+    if (!operands.has(instance)) return nullptr;
     if (instance.*operands.bytes > operands.facts.shared_bytes) {
       throw std::invalid_argument("ffkern: FFKERN_CUDA_PRODUCT=" + std::string(name) + " needs " +
                                   std::to_string(instance.*operands.bytes) +
                                   " bytes of shared memory, but the device grants a block " +
                                   std::to_string(operands.facts.shared_bytes) + ".");
     }
-    if (instance.copy_bytes <= operands.aligned) return operands.has(instance) ? &instance : nullptr;
+    if (instance.copy_bytes <= operands.aligned) return &instance;
     throw std::invalid_argument("ffkern: FFKERN_CUDA_PRODUCT=" + std::string(name) +
                                 " needs operands and their rows aligned to " + std::to_string(instance.copy_bytes) +
                                 " bytes, but they are aligned to " + std::to_string(operands.aligned) + ".");

@@ -162,7 +162,7 @@ def hopper_instances(width: int | None = None) -> list[str]:
 
 
 def tile_values(instance: str) -> list[int]:
-    """Tile M, N, K, stages of an instance; and warps M, N, copy bytes, blocks but of those of compute capability 9.0."""
+    """Tile M, N, K, stages of an instance; then warps M, N, copy bytes, blocks, which Hopper's do not have."""
     for name in ("product.h", "hopper.h"):
         found = re.search(rf"X\({instance}, ([\d, ]+)\)", (toolkit.ROOT / "csrc/cuda" / name).read_text())
         if found is not None:

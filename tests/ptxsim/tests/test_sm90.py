@@ -104,7 +104,9 @@ def test_tma_oob_and_store(m, swb):
     for x, y in ((0, 0), (28, 15), (-5, -3), (16, 8)):
         dst[:] = 0
         raw = np.zeros(128, "f4")
-        m.launch("tmacopy", 1, 128, [mp(s), mp(d), Out(raw), x, y, 1, 1])
+        stats = m.launch("tmacopy", 1, 128, [mp(s), mp(d), Out(raw), x, y, 1, 1])
+        rows, left, right = range(max(y, 0), min(y + 8, 20)), max(x, 0) * 4, min(x + 16, 36) * 4
+        assert stats["tma_load_sectors"] == sum((r * 144 + right - 1) // 32 - (r * 144 + left) // 32 + 1 for r in rows)
         pad = np.zeros((60, 80), "f4")
         pad[20:40, 20:56] = src
         box = pad[20 + y : 28 + y, 20 + x : 36 + x]

@@ -94,12 +94,18 @@ void Exec::bulkLoad(Warp& w, const Instr& in, int l, const Tile& t) {
   shared(w, l, sharedAddr(w, l, SHARED, addr(w, in.o[3], l)), 8, mb, mboff);
   std::vector<u8> data(t.bytes, 0);
   st.tmaLoadBytes += t.bytes;
+  u64 sector = ~0ull;  // the last one that was counted: pieces of a row follow each other
   t.visit([&](u32 to, u64 from, u32 n, bool inside) {
     if (to < t.off || to + n > t.off + t.bytes) fail(w, l, "TMA destination is not aligned to its swizzle pattern");
     u8* d = &data[to - t.off];
-    if (inside)
+    if (inside) {
       memcpy(d, global(w, l, from, n, false, 1), n);
-    else if (t.map.oob) {  // NaN instead of zero
+      for (u64 s = from / 32; s <= (from + n - 1) / 32; s++)
+        if (s != sector) {
+          sector = s;
+          st.tmaLoadSectors++;
+        }
+    } else if (t.map.oob) {  // NaN instead of zero
       const u32 nan = t.map.esize == 2 ? 0x7fff : 0x7fffffff;
       memcpy(d, &nan, std::min<u32>(n, 4));
     }

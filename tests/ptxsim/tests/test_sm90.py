@@ -122,6 +122,23 @@ def test_tma_oob_and_store(m, swb):
             m.launch("tmacopy", 1, 128, [mp(s), mp(d), raw, 0, 0, f, w])
 
 
+def test_tma_rounds_to_tf32(m):
+    """To nearest even, where the type of the map says so; what is not finite stays."""
+    x = np.random.randn(8, 16).astype("f4")
+    bits = x.view("u4")
+    bits[0, :6] = 0x3F801000, 0x3F803000, 0x3FFFF000, 0x7F800000, 0xFF800000, 0x7F800001
+    raw, unused = np.zeros(128, "f4"), np.zeros((8, 16), "f4")
+    maps = [
+        encode_tensor_map(DeviceBuffer(a), [16, 8], [64], [16, 8], t) for a, t in ((x, "tfloat32"), (unused, "float32"))
+    ]
+    m.launch("tmacopy", 1, 128, [*maps, Out(raw), 0, 0, 1, 1])
+    got = raw.view("u4").reshape(8, 16)
+    assert got[0, :6].tolist() == [0x3F800000, 0x3F804000, 0x40000000, 0x7F800000, 0xFF800000, 0x7F800001]
+    rest = got[1:].view("f4").astype("f8")
+    assert not (got[1:] & 0x1FFF).any()
+    assert (np.abs(rest - x[1:]) <= np.abs(x[1:]) * 2.0**-11).all()
+
+
 def test_bulk_reduce(m):
     o = np.zeros(64, "f4")
     m.launch("bulkred", 5, 64, [o])

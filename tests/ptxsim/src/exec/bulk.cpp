@@ -51,6 +51,14 @@ struct Tile {
   }
 };
 
+// To nearest even at 10 bits of mantissa; infinity and NaN stay.
+static void roundTf32(u8* p) {
+  u32 bits;
+  memcpy(&bits, p, 4);
+  if ((bits & 0x7f800000) != 0x7f800000) bits = (bits + 0xfff + (bits >> 13 & 1)) & 0xffffe000;
+  memcpy(p, &bits, 4);
+}
+
 void Exec::bulk(Warp& w, const Instr& in, u32 mk) {
   forLanes(mk, [&](int l) {
     st.tmaReq++;
@@ -100,6 +108,8 @@ void Exec::bulkLoad(Warp& w, const Instr& in, int l, const Tile& t) {
     u8* d = &data[to - t.off];
     if (inside) {
       memcpy(d, global(w, l, from, n, false, 1), n);
+      if (t.map.dtype == TENSOR_TF32)
+        for (u32 i = 0; i < n; i += 4) roundTf32(d + i);
       for (u64 s = from / 32; s <= (from + n - 1) / 32; s++)
         if (s != sector) {
           sector = s;

@@ -92,12 +92,12 @@ class Card:
     def multiprocessors(self) -> int:
         return self.device.multiprocessors
 
-    def flops_clock(self, dtype: str) -> float:
-        """FLOPs of mma.sync of a multiprocessor and clock, or of FFMA."""
+    def flops_clock(self, dtype: str, wide: bool = False) -> float:
+        """FLOPs of mma.sync of a multiprocessor and clock, of wgmma if wide, or of FFMA."""
         if dtype == "f32":
             return 2.0 * self.fp32_lanes
         peak = self.bf16 if dtype == "bf16" else self.tf32
-        return self.mma * peak * 1e3 / (self.multiprocessors * self.clock)
+        return (1.0 if wide else self.mma) * peak * 1e3 / (self.multiprocessors * self.clock)
 
     def product_flops(self, dtype: str) -> float:
         """TFLOP/s that a library's product is given: the whole peak."""
@@ -156,19 +156,19 @@ def resident(launch: Launch, card: Card) -> int:
 
 
 def busiest_blocks(launch: Launch, card: Card) -> int:
-    """Blocks that the multiprocessor with most of them gets."""
-    return -(-launch.blocks // card.multiprocessors)
+    """Blocks, or tiles of fewer blocks, that the multiprocessor with most of them gets."""
+    return -(-launch.pieces // card.multiprocessors)
 
 
 def fill(launch: Launch, card: Card) -> float:
     """Mean work of the multiprocessors in units of the busiest one's."""
-    return launch.blocks / (busiest_blocks(launch, card) * card.multiprocessors)
+    return launch.pieces / (busiest_blocks(launch, card) * card.multiprocessors)
 
 
 def predict(launch: Launch, dtype: str, dram_bytes: int, card: Card) -> Prediction:
     """The roofline of one launch. dram_bytes: what it moves to and from memory beyond L2."""
     waves = -(-launch.blocks // (card.multiprocessors * resident(launch, card)))
-    busiest = busiest_blocks(launch, card) / launch.blocks
+    busiest = busiest_blocks(launch, card) / launch.pieces
     clocks = {  # of that multiprocessor
         "fp32": launch.fp32 * 32 / card.fp32_lanes,
         "fp64": launch.fp64 * 32 / card.fp64_lanes,
@@ -176,7 +176,7 @@ def predict(launch: Launch, dtype: str, dram_bytes: int, card: Card) -> Predicti
         "issue": (launch.instructions - launch.moves) / 4,
     }
     if launch.flops:
-        clocks["tensor"] = launch.flops / card.flops_clock(dtype)
+        clocks["tensor"] = launch.flops / card.flops_clock(dtype, launch.wide)
     limits = {name: busiest * count / card.clock * 1e-3 for name, count in clocks.items()}
     limits["L2"] = 32 * launch.l2_sectors / card.l2_rate * 1e-3
     limits["DRAM"] = dram_bytes / card.dram_rate * 1e-3
@@ -297,7 +297,8 @@ def of_card(counts: Counts, case: str, dtype: str, card: Card) -> FusedCounts:
     found = [c for c in counts.fused if (c.case, c.dtype) == (case, dtype)]
     step = find_case(case)
     wanted = gpu_counts.plan(step, dtype, card.device) if isinstance(step, StepCase) else None
-    for candidate in found:
+    own = [c for c in found if c.plan == wanted and c.device in ("", card.device.emulated)]
+    for candidate in [*own, *found]:
         if candidate.plan == wanted:
             return candidate
     raise ValueError(f"{case} {dtype}: nothing counted for {card.name}, {wanted}")

@@ -24,11 +24,8 @@
 //
 // FLOPs and bytes as in pipeline.cuh: 85 FLOP a byte for 128 x 256 in bfloat16, 64 for 128 x 128.
 #pragma once
-#include "../core/math.h"
-#include "arithmetic.cuh"
+#include "forward.cuh"
 #include "hopper.h"
-#include "label.cuh"
-#include "pipeline.cuh"
 #include "ptx_sm90a.cuh"
 #include "target.cuh"
 
@@ -79,9 +76,9 @@ struct Lane {
 template <class Tile>
 using WideSums = float[Tile::kTileN / 2];
 
-/// Results on their way out: a warp's 16 rows of 32 columns in its staging memory.
+/// Results on their way out: a warp's 16 rows of kPassColumns columns in its staging memory.
 template <int kElementBytes>
-constexpr int kStagedRow = 32 * kElementBytes;
+constexpr int kStagedRow = kPassColumns * kElementBytes;
 
 /// Offset of an element there. Lanes that store pairs of a fragment, or load vectors of a row, meet every bank once.
 template <int kElementBytes>
@@ -183,19 +180,13 @@ __device__ __forceinline__ uint32_t half_up(uint32_t bits) {
   return (bits & kInfinity) == kInfinity ? bits : bits + kHalf;
 }
 
-/// Sum over the four lanes of a quad, in all of them.
-__device__ __forceinline__ float sum_of_quad(float value) {
-  value += __shfl_xor_sync(0xffffffffu, value, 1);
-  return value + __shfl_xor_sync(0xffffffffu, value, 2);
-}
-
-/// Stores up to 16 staged rows, sizeof(Vector) bytes a lane: neighbouring lanes write neighbouring
-/// vectors. A vector that sticks out of the last column is stored element by element.
+/// Stores up to 16 staged rows, sizeof(Vector) bytes a lane: neighbouring lanes write neighbouring vectors. A vector
+/// that sticks out of the last column is stored element by element.
 template <class Tile, class Vector>
 __device__ __forceinline__ void store_rows(const ForwardParams& p, const unsigned char* staging, int lane, int row0,
                                            int col0, int64_t variant_row) {
   using Element = std::conditional_t<Tile::kElementBytes == 2, uint16_t, uint32_t>;
-  constexpr int kElements = sizeof(Vector) / sizeof(Element), kVectorsPerRow = Tile::kPassColumns / kElements;
+  constexpr int kElements = sizeof(Vector) / sizeof(Element), kVectorsPerRow = kPassColumns / kElements;
   const int rows = min(p.images - row0, 16);
 #pragma unroll 1
   for (int i = lane; i < rows * kVectorsPerRow; i += 32) {
@@ -251,11 +242,11 @@ __device__ __forceinline__ void finish_forward(const ForwardParams& p, const Wid
       if (c.in_quad == 0 && col0 == 0 && p.scale != nullptr) p.scale[row * p.image_step + variant_row] = scale[i];
     }
 #pragma unroll
-    for (int pass = 0; pass < Tile::kTileN / Tile::kPassColumns; ++pass) {
+    for (int pass = 0; pass < Tile::kTileN / kPassColumns; ++pass) {
       const StagedPairs<Tile::kElementBytes> pairs(c, staging);
 #pragma unroll
-      for (int n = 0; n < Tile::kPassColumns / 8; ++n) {
-        const int col = first_col + pass * Tile::kPassColumns + n * 8;
+      for (int n = 0; n < kPassColumns / 8; ++n) {
+        const int col = first_col + pass * kPassColumns + n * 8;
         float bias[2];
 #pragma unroll
         for (int e = 0; e < 2; ++e) bias[e] = p.bias != nullptr && col + e < p.units ? p.bias[col + e] : 0.0f;
@@ -264,7 +255,7 @@ __device__ __forceinline__ void finish_forward(const ForwardParams& p, const Wid
           float h[2];
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            float product = sums[(pass * Tile::kPassColumns / 8 + n) * 4 + i * 2 + e];
+            float product = sums[(pass * kPassColumns / 8 + n) * 4 + i * 2 + e];
             const bool inside = col + e < p.units;
             if (columns[i] != nullptr && inside) product = fmaf(value[i], columns[i][col + e], product);
             const float z = fmaf(scale[i], product, bias[e]);
@@ -283,7 +274,7 @@ __device__ __forceinline__ void finish_forward(const ForwardParams& p, const Wid
       }
       if (p.h == nullptr) continue;
       __syncwarp();
-      const int first = col0 + pass * Tile::kPassColumns;
+      const int first = col0 + pass * kPassColumns;
       if (p.store_bytes == 16) {
         store_rows<Tile, uint4>(p, staging, c.index, row0, first, variant_row);
       } else if (p.store_bytes == 8) {
@@ -297,7 +288,7 @@ __device__ __forceinline__ void finish_forward(const ForwardParams& p, const Wid
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float squares = sum_of_quad(sum_sq[i]), plain = sum_of_quad(sum[i]);
+      const float squares = quad_sum(sum_sq[i]), plain = quad_sum(sum[i]);
       const int row = row0 + i * 8 + c.quad;
       if (c.in_quad != 0 || row >= p.images) continue;
       const int64_t at = col0 / Tile::kTileN * all_rows + row * p.image_step + variant_row;
@@ -367,7 +358,7 @@ __device__ __forceinline__ void hopper_forward_kernel(const HopperForward& param
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int row = row0 + i * 8 + lane.quad;
-      norms[i] = sqrtf(sum_of_quad(squares[i]));
+      norms[i] = sqrtf(quad_sum(squares[i]));
       if (p.x_norm != nullptr) norms[i] = row < p.images ? p.x_norm[row] : 0.0f;
     }
     if (p.base != nullptr) {
@@ -467,18 +458,18 @@ __device__ __forceinline__ void hopper_gradient_kernel(const HopperGradient& par
     const UpdateRule rule = t.dweight == nullptr ? t.rules[0] : UpdateRule{};
     unsigned char* staging = lane.staging<Tile>(shared);
 #pragma unroll
-    for (int pass = 0; pass < Tile::kTileN / Tile::kPassColumns; ++pass) {
+    for (int pass = 0; pass < Tile::kTileN / kPassColumns; ++pass) {
       const StagedPairs<4> pairs(lane, staging);
 #pragma unroll
-      for (int n = 0; n < Tile::kPassColumns / 8; ++n) {
+      for (int n = 0; n < kPassColumns / 8; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const float* pair = sums + (pass * Tile::kPassColumns / 8 + n) * 4 + i * 2;
+          const float* pair = sums + (pass * kPassColumns / 8 + n) * 4 + i * 2;
           *reinterpret_cast<float2*>(pairs.at(i, n)) = {pair[0] * inverse, pair[1] * inverse};
         }
       }
       __syncwarp();
-      const int first = input0 + pass * Tile::kPassColumns;
+      const int first = input0 + pass * kPassColumns;
       if (p.wide) {
         finish_rows<4>(t, rule, staging, lane.index, unit0, first);
       } else {

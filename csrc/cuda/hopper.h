@@ -10,6 +10,8 @@ struct alignas(64) TensorMap {
   uint64_t opaque[16] = {};
 };
 
+constexpr int kPassColumns = 32;  // of a warp's 16 rows on their way out at once
+
 /// Shape of one instance: two warpgroups multiply 64 x kTileN each, a third brings the tiles. A stage is 128 bytes deep
 /// in the forward product, whose operands lie along the depth, and as many elements deep in the gradient.
 ///
@@ -31,7 +33,6 @@ struct HopperTile {
   static constexpr int kStageBytes = kTileBytesM + kTileBytesN;
   static constexpr int kBoxBytes = 64 * 128;       // of a gradient: 64 rows of 64 elements
   static constexpr int kFactorBytes = 2 * 64 * 4;  // two factors a row
-  static constexpr int kPassColumns = 32;          // of the result on their way out, a warp's 16 rows at a time
   static constexpr int kStagingBytes = 16 * kPassColumns * 4;
   static constexpr int kStaging = kStages * (kStageBytes + kFactorBytes);
   static constexpr int kBarriers = kStaging + 4 * kConsumers * kStagingBytes;

@@ -256,9 +256,7 @@ def test_hopper_walks_through_more_tiles_than_there_are_blocks(driver: ModuleTyp
 def test_hopper_begins_behind_the_label_inputs(classes: int, math: str, instance: str) -> None:
     """Forward and back with variants, and the bare product; what lies in the label inputs is NaN."""
     dtype, _, unit = MATHS[math]
-    a = cases.step_arguments(
-        131, 136, 136, classes=classes, variants=2, keep=True, optimiser="sgd", peer=True, goodness="sum_abs"
-    )
+    a = cases.step_arguments(131, 136, 136, classes=classes, variants=2, keep=True, optimiser="sgd", peer=True)
     a["x"] = a["x"].to(dtype).float()
     a["x"][:, :classes] = 0  # where the reference writes the label
     with forced(math, instance):

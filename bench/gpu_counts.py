@@ -7,9 +7,10 @@ it takes and returns, on the meta device, where nothing is computed.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,7 +257,7 @@ def _to_dtype(dtype: str) -> torch.dtype:
     return torch.bfloat16 if dtype == "bf16" else torch.float32
 
 
-def _run(call: Any, dtype: str, device: Device, shapes: Sequence[tuple[int, int]]) -> tuple[Launch, ...]:
+def _run(call: Any, dtype: str, device: Device, shapes: Iterable[tuple[int, int]]) -> tuple[Launch, ...]:
     """The launches of a call of ffkern's operations, whose products have results of these shapes. Checks are off: they
     cost time and count nothing."""
     emulated = _emulated()
@@ -338,8 +339,9 @@ def predict_launches(case: PredictCase, dtype: str, device: Device, ops: Any) ->
     def call() -> None:
         ops.predict_goodness(x, weights, data.biases, CLASSES, overlay, "rms", eager.EPS, "mean_sq")
 
-    layers = enumerate(case.sizes[1:])
-    return _run(call, dtype, device, [(case.images * (CLASSES if layer else 1), units) for layer, units in layers])
+    rows = min(case.images, block_images(case))
+    shapes = [(rows * (CLASSES if layer else 1), units) for layer, units in enumerate(case.sizes[1:])]
+    return _run(call, dtype, device, itertools.cycle(shapes))
 
 
 # ------------------------------------------------------------ eager PyTorch

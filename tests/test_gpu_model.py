@@ -58,7 +58,7 @@ def test_nothing_predicted_looks_measured() -> None:
         assert len(line) <= 120 or line.startswith("|")
 
 
-def recounted(counts: Counts, kernel: str, **changes: Any) -> Counts:
+def recounted(counts: Counts, kernel: str, /, **changes: Any) -> Counts:
     """Counts in which launches of some kernels are others: numbers are factors."""
 
     def changed(launch: Launch) -> Launch:

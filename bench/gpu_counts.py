@@ -7,9 +7,10 @@ it takes and returns, on the meta device, where nothing is computed.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Launch:
         wavefronts: passes over the banks of shared memory, 128 bytes each at most; bank conflicts are in them.
         flops: of matrix instructions, padding included.
         fit: blocks that the launch bounds of a product make the compiler leave registers for; 0: no such bound.
+        tiles: of the result, which fewer blocks walk through; 0: each block has one.
     """
 
     kernel: str
@@ -69,10 +71,21 @@ class Launch:
     wavefronts: int
     flops: int
     fit: int
+    tiles: int = 0
 
     @property
     def blocks(self) -> int:
         return self.grid[0] * self.grid[1] * self.grid[2]
+
+    @property
+    def pieces(self) -> int:
+        """Equal pieces of the work, of which a multiprocessor does one after the other."""
+        return self.tiles or self.blocks
+
+    @property
+    def wide(self) -> bool:
+        """Whether the matrix instructions are wgmma."""
+        return self.kernel.endswith("_tma")
 
     @property
     def l2_sectors(self) -> int:
@@ -92,13 +105,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class FusedCounts:
-    """A step, or one of `repeats` equal blocks of images of a prediction. plan: of a step."""
+    """A step, or one of `repeats` equal blocks of images of a prediction. plan: of a step; device: of a prediction."""
 
     case: str
     dtype: str
     plan: Plan | None
     repeats: int
     launches: tuple[Launch, ...]
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,15 +176,18 @@ def _alignment(*pitches: int) -> int:
     return bits & -bits
 
 
-def _choose(element: int, m: int, n: int, aligned: int, device: Device) -> tuple[str, int, int]:
+def _choose(element: int, wide: bool, m: int, n: int, aligned: int, device: Device) -> tuple[str, int, int]:
     """Instance of a product of m x n results, its tiles, and the depth of its stage: csrc/cuda/instances.cpp's rule.
+    wide: compute capability 9.0 has instances of its own for the product.
 
     No instance that operands of two or four bytes can get needs more shared memory than the devices here have.
     """
     emulated = _emulated()
     chosen, width = ("", 0, 0), 0
-    for name in emulated.instances(element):
-        tile_m, tile_n, depth, _, _, _, copy, _ = emulated.tile_values(name)
+    hopper = emulated.hopper_instances(element) if wide and device.emulated == "sm_90" else []
+    for name in [*hopper, *emulated.instances(element)]:
+        tile_m, tile_n, depth, *_ = values = emulated.tile_values(name)
+        copy = 16 if name in hopper else values[-2]
         if copy > aligned:
             continue
         if width and copy < width:
@@ -186,8 +203,9 @@ def plan(case: StepCase, dtype: str, device: Device) -> Plan:
     equal choices are counted once; whoever counts compares it with the kernels that ran."""
     element, images = ELEMENT[dtype], case.batch if case.shared else case.rows
     inputs, units = element * case.inputs, element * case.units
-    forward, _, _ = _choose(element, images, case.units, _alignment(inputs), device)
-    gradient, tiles, depth = _choose(element, case.units, case.inputs, _alignment(inputs, units), device)
+    wide = dtype == "bf16"
+    forward, _, _ = _choose(element, dtype != "f32", images, case.units, _alignment(inputs), device)
+    gradient, tiles, depth = _choose(element, wide, case.units, case.inputs, _alignment(inputs, units), device)
     splits = min(max(1, device.multiprocessors // tiles), max(1, images // (4 * depth)))
     return Plan(forward, gradient, splits)
 
@@ -195,11 +213,19 @@ def plan(case: StepCase, dtype: str, device: Device) -> Plan:
 # ------------------------------------------------------------ ffkern on the software driver
 
 
-def _launch(record: dict[str, Any]) -> Launch:
+def _launch(record: dict[str, Any], shapes: Iterator[tuple[int, int]]) -> Launch:
+    """shapes: of the results of the products that are still to come. What wgmma reads of shared memory is the right
+    operand, 32 bytes of depth a column."""
     stats = record["stats"]
     kinds = stats["warp_instructions_by_class"]
     x, y, z = record["grid"]
     shared = ("shared_load", "shared_store")
+    instance, tiles, columns = _instance(record["kernel"]), 0, 0
+    if instance:
+        m, n = next(shapes)
+        if instance in _emulated().hopper_instances():
+            rows, columns, *_ = _emulated().tile_values(instance)
+            tiles = _parts(m, rows) * _parts(n, columns)
     return Launch(
         kernel=record["kernel"].removeprefix("ffkern_"),
         grid=(x, y, z),
@@ -211,28 +237,29 @@ def _launch(record: dict[str, Any]) -> Launch:
         fp64=kinds.get("fp64", 0),
         loads=stats["global_load_sectors"],
         stores=stats["global_store_sectors"],
-        copies=stats["cp_async_sectors"],
+        copies=stats["cp_async_sectors"] + stats["tma_load_sectors"],
         stored=stats["global_store_bytes"],
         wavefronts=sum(stats[f"{name}_wavefronts"] for name in (*shared, "ldmatrix"))
-        + stats["cp_async_smem_wavefronts"],
-        flops=stats["mma_flops"],
-        fit=_blocks_that_fit(record["kernel"]),
+        + stats["cp_async_smem_wavefronts"]
+        + (stats["tma_load_bytes"] + stats["wgmma_count"] * columns * 32) // 128,
+        flops=stats["mma_flops"] + stats["wgmma_flops"],
+        fit=0 if not instance else 1 if tiles else _emulated().tile_values(instance)[-1],
+        tiles=tiles,
     )
 
 
-def _blocks_that_fit(kernel: str) -> int:
-    if not re.match("ffkern_(forward|gradient)_", kernel):
-        return 0
-    _, _, _, instance = kernel.split("_", 3)
-    return int(_emulated().tile_values(instance)[-1])
+def _instance(kernel: str) -> str:
+    """Of a product's kernel; empty of another."""
+    return kernel.split("_", 3)[3] if re.match("ffkern_(forward|gradient)_", kernel) else ""
 
 
 def _to_dtype(dtype: str) -> torch.dtype:
     return torch.bfloat16 if dtype == "bf16" else torch.float32
 
 
-def _run(call: Any, dtype: str, device: Device) -> tuple[Launch, ...]:
-    """The launches of a call of ffkern's operations. Checks are off: they cost time and count nothing."""
+def _run(call: Any, dtype: str, device: Device, shapes: Iterable[tuple[int, int]]) -> tuple[Launch, ...]:
+    """The launches of a call of ffkern's operations, whose products have results of these shapes. Checks are off: they
+    cost time and count nothing."""
     emulated = _emulated()
     math = {"tf32": "tf32", "f32": "ffma", "bf16": ""}[dtype]
     unforced = {emulated.FORCE: "", emulated.FORCE_FLOAT32: math}
@@ -241,7 +268,8 @@ def _run(call: Any, dtype: str, device: Device) -> tuple[Launch, ...]:
     with emulated.environment(**unforced), emulated.device(device.emulated), options:
         driver.driver_clear()
         call()
-        return tuple(_launch(record) for record in driver.driver_last_stats())
+        left = iter(shapes)
+        return tuple(_launch(record, left) for record in driver.driver_last_stats())
 
 
 def count_step(case: StepCase, dtype: str, device: Device) -> FusedCounts:
@@ -267,7 +295,8 @@ def count_step(case: StepCase, dtype: str, device: Device) -> FusedCounts:
         else:
             ops.shared_step_(images.to(kind), labels, data.overlay, classes, *trained, low, *lesson, *settings)
 
-    launches = _run(call, dtype, device)
+    images_of = case.batch if case.shared else case.rows
+    launches = _run(call, dtype, device, [(images_of, case.units), (case.units, case.inputs)])
     found, expected = _plan_of(launches, dtype), plan(case, dtype, device)
     if found != expected:
         raise RuntimeError(f"{case.name} {dtype}: the launch code chose {found}, the rule here {expected}")
@@ -298,7 +327,7 @@ def count_prediction(case: PredictCase, dtype: str, device: Device) -> FusedCoun
     if rest:
         raise ValueError(f"{case.name}: {case.images} images are not a multiple of {images}")
     launches = predict_launches(dataclasses.replace(case, images=images), dtype, device, ops)
-    return FusedCounts(case.name, dtype, None, repeats, launches)
+    return FusedCounts(case.name, dtype, None, repeats, launches, device.emulated)
 
 
 def predict_launches(case: PredictCase, dtype: str, device: Device, ops: Any) -> tuple[Launch, ...]:
@@ -310,7 +339,9 @@ def predict_launches(case: PredictCase, dtype: str, device: Device, ops: Any) ->
     def call() -> None:
         ops.predict_goodness(x, weights, data.biases, CLASSES, overlay, "rms", eager.EPS, "mean_sq")
 
-    return _run(call, dtype, device)
+    rows = min(case.images, block_images(case))
+    shapes = [(rows * (CLASSES if layer else 1), units) for layer, units in enumerate(case.sizes[1:])]
+    return _run(call, dtype, device, itertools.cycle(shapes))
 
 
 # ------------------------------------------------------------ eager PyTorch
@@ -423,10 +454,13 @@ def count_eager_prediction(case: PredictCase, dtype: str) -> EagerCounts:
 def count_all(
     steps: Sequence[StepCase], predictions: Sequence[PredictCase], dtypes: Sequence[str], devices: Sequence[Device]
 ) -> Counts:
-    """Counts every case once for every plan that a device leads to. Predictions are counted on the first device."""
+    """Counts every case once for every plan that a device leads to. Predictions are counted on the first device, and in
+    bfloat16 on those that have kernels of their own."""
     fused = [count for case in steps for dtype in dtypes for count in _steps_of(case, dtype, devices)]
     wide = [dtype for dtype in dtypes if dtype != "tf32"]
     fused += [count_prediction(case, dtype, devices[0]) for case in predictions for dtype in wide]
+    hopper = [device for device in devices[1:] if device.emulated == "sm_90"]
+    fused += [count_prediction(case, "bf16", device) for case in predictions for device in hopper]
     compared = [count_eager_step(case, dtype) for case in steps for dtype in dtypes if dtype != "tf32"]
     compared += [count_eager_prediction(case, dtype) for case in predictions for dtype in wide]
     return Counts(torch.__version__.partition("+")[0], tuple(fused), tuple(compared))

@@ -92,12 +92,12 @@ class Card:
     def multiprocessors(self) -> int:
         return self.device.multiprocessors
 
-    def flops_clock(self, dtype: str) -> float:
-        """FLOPs of mma.sync of a multiprocessor and clock, or of FFMA."""
+    def flops_clock(self, dtype: str, wide: bool = False) -> float:
+        """FLOPs of mma.sync of a multiprocessor and clock, of wgmma if wide, or of FFMA."""
         if dtype == "f32":
             return 2.0 * self.fp32_lanes
         peak = self.bf16 if dtype == "bf16" else self.tf32
-        return self.mma * peak * 1e3 / (self.multiprocessors * self.clock)
+        return (1.0 if wide else self.mma) * peak * 1e3 / (self.multiprocessors * self.clock)
 
     def product_flops(self, dtype: str) -> float:
         """TFLOP/s that a library's product is given: the whole peak."""
@@ -156,19 +156,19 @@ def resident(launch: Launch, card: Card) -> int:
 
 
 def busiest_blocks(launch: Launch, card: Card) -> int:
-    """Blocks that the multiprocessor with most of them gets."""
-    return -(-launch.blocks // card.multiprocessors)
+    """Blocks, or tiles of fewer blocks, that the multiprocessor with most of them gets."""
+    return -(-launch.pieces // card.multiprocessors)
 
 
 def fill(launch: Launch, card: Card) -> float:
     """Mean work of the multiprocessors in units of the busiest one's."""
-    return launch.blocks / (busiest_blocks(launch, card) * card.multiprocessors)
+    return launch.pieces / (busiest_blocks(launch, card) * card.multiprocessors)
 
 
 def predict(launch: Launch, dtype: str, dram_bytes: int, card: Card) -> Prediction:
     """The roofline of one launch. dram_bytes: what it moves to and from memory beyond L2."""
     waves = -(-launch.blocks // (card.multiprocessors * resident(launch, card)))
-    busiest = busiest_blocks(launch, card) / launch.blocks
+    busiest = busiest_blocks(launch, card) / launch.pieces
     clocks = {  # of that multiprocessor
         "fp32": launch.fp32 * 32 / card.fp32_lanes,
         "fp64": launch.fp64 * 32 / card.fp64_lanes,
@@ -176,7 +176,7 @@ def predict(launch: Launch, dtype: str, dram_bytes: int, card: Card) -> Predicti
         "issue": (launch.instructions - launch.moves) / 4,
     }
     if launch.flops:
-        clocks["tensor"] = launch.flops / card.flops_clock(dtype)
+        clocks["tensor"] = launch.flops / card.flops_clock(dtype, launch.wide)
     limits = {name: busiest * count / card.clock * 1e-3 for name, count in clocks.items()}
     limits["L2"] = 32 * launch.l2_sectors / card.l2_rate * 1e-3
     limits["DRAM"] = dram_bytes / card.dram_rate * 1e-3
@@ -297,7 +297,8 @@ def of_card(counts: Counts, case: str, dtype: str, card: Card) -> FusedCounts:
     found = [c for c in counts.fused if (c.case, c.dtype) == (case, dtype)]
     step = find_case(case)
     wanted = gpu_counts.plan(step, dtype, card.device) if isinstance(step, StepCase) else None
-    for candidate in found:
+    own = [c for c in found if c.plan == wanted and c.device in ("", card.device.emulated)]
+    for candidate in [*own, *found]:
         if candidate.plan == wanted:
             return candidate
     raise ValueError(f"{case} {dtype}: nothing counted for {card.name}, {wanted}")
@@ -419,7 +420,7 @@ def tiles(launch: Launch, rows: int, columns: int, dtype: str) -> str:
     """How the blocks of a product cover its result."""
     height, width = _tile(launch.kernel.split(f"_{dtype}_")[1])
     down, across = -(-rows // height), -(-columns // width)
-    claim(launch.blocks == down * across, f"{launch.kernel} has a block for each of {down} x {across} tiles")
+    claim(launch.pieces == down * across, f"{launch.kernel} has a block for each of {down} x {across} tiles")
     return f"{down} x {across} tiles"
 
 
@@ -526,30 +527,48 @@ def named_on_each(counts: Counts, case: str, kernel: str) -> list[Prediction]:
 
 def issue_binds(counts: Counts) -> str:
     large = STEPS[-1].name
-    a100, h100, rtx = CARDS
+    a100, _, rtx = CARDS
     gradients = named_on_each(counts, large, "gradient")
     claim(
-        [p.limit for p in gradients] == ["issue", "issue", "tensor"],
-        f"the bfloat16 gradient of {large} is bound by issue on A100 and H100, by the tensor cores on RTX 4090",
+        [p.limit for p in gradients] == ["issue", "L2", "tensor"],
+        f"the bfloat16 gradient of {large} is bound by issue on A100, by L2 on H100, by the tensor cores on RTX 4090",
     )
-    warps = [resident(p.launch, card) * p.launch.threads // 128 for card, p in zip(CARDS, gradients, strict=True)]
-    claim(warps[:2] == [2, 2], f"the bfloat16 gradient of {large} has two warps a scheduler")
+    warps = resident(gradients[0].launch, a100) * gradients[0].launch.threads // 128
+    claim(warps == 2, f"the bfloat16 gradient of {large} has two warps a scheduler")
     forward = named(counts, large, "bf16", a100, "forward")
     near = [forward.limits[limit] for limit in ("tensor", "issue", "L1")]
     claim(
         min(near) > 0.95 * max(near) and max(near) == max(forward.limits.values()),
         f"three limits of the forward product of {large} on A100 are within a few per cent of each other",
     )
-    return f"""**The bfloat16 gradient of {large} is bound by instruction issue on A100 and H100, not by the tensor
+    return f"""**The bfloat16 gradient of {large} is bound by instruction issue on A100, not by the tensor
         cores.** It issues {per_mma(gradients[0]):.1f} instructions for each `m16n8k16`, the forward product
         {per_mma(forward):.1f}; a scheduler has {4 * 4096 / a100.flops_clock("bf16"):.1f} clocks for one on A100,
-        {4 * 4096 / h100.flops_clock("bf16"):.1f} on H100, {4 * 4096 / rtx.flops_clock("bf16"):.0f} on RTX 4090. us by
+        {4 * 4096 / rtx.flops_clock("bf16"):.0f} on RTX 4090. On H100 `wgmma` takes {per_mma(gradients[1]):.1f}
+        instructions for as much. us by
         issue: {each_card(gradients, "issue")}; by the tensor cores: {each_card(gradients, "tensor")}. This is the first
         that a measurement can refute, because PTX stands in for machine code: compare `smsp__inst_executed` with the
         count. A time near the tensor cores' means that ptxas needs far fewer instructions than PTX has. A time well
         above the issue's means that two warps a scheduler do not hide their latency: then more warps would help, and
         fewer instructions would not. In the forward product on A100 tensor cores, issue and L1 are within a few per
         cent of each other ({", ".join(map(us, near))} us), so its time says little about which of them it is."""
+
+
+def hopper_waits_for_l2(counts: Counts) -> str:
+    large, (_, h100, _) = STEPS[-1].name, CARDS
+    products = [named(counts, large, "bf16", h100, kind) for kind in ("forward", "gradient")]
+    claim([p.launch.wide for p in products] == [True, True], f"the products of {large} on H100 are Hopper's own")
+    claim([p.limit for p in products] == ["L2", "L2"], f"the products of {large} on H100 are bound by L2")
+    limits = (("L2", "L2"), ("tensor", "the tensor cores"), ("issue", "issue"))
+    names = " and ".join(f"`{p.launch.kernel.split('_bf16_')[1]}`" for p in products)
+    told = "; ".join(
+        f"{kind} " + ", ".join(f"{us(p.limits[limit])} by {name}" for limit, name in limits)
+        for kind, p in zip(("forward", "gradient"), products, strict=True)
+    )
+    return f"""**Hopper's own products wait for L2.** {large} in bf16 on H100, {names}, us: {told}. The rate of L2 is
+        taken from A100; a time near the tensor cores' says that it is higher. The gradient has the narrow tile because
+        the wide one would leave 4 of {h100.multiprocessors} multiprocessors without a tile: `FFKERN_CUDA_PRODUCT`
+        shows what that rule costs."""
 
 
 def small_steps(counts: Counts) -> str:
@@ -580,7 +599,7 @@ def idle_multiprocessors(counts: Counts) -> str:
     return f"""**Idle multiprocessors.** The forward product is not split, and the rule for tiles asks that every
         multiprocessor gets a block, not that the last round is full. {small} has {few.blocks} blocks, so
         {100 * fills[0]:.0f} % of A100's {a100.multiprocessors} multiprocessors work; {middle} gives it
-        {uneven.blocks}, {100 * fills[1]:.0f} % fill; {prediction} gives H100 {deep.blocks} a
+        {uneven.blocks}, {100 * fills[1]:.0f} % fill; {prediction} gives H100 {deep.pieces} tiles a
         layer for {h100.multiprocessors}, {100 * fills[2]:.0f} %. Ratios below 1 come from here, and from
         eager's products, which have neither tiles nor rounds in this model. `FFKERN_CUDA_PRODUCT` with the small tile
         shows whether rounds cost what is said here."""
@@ -632,7 +651,16 @@ def occupancy(counts: Counts) -> str:
         multiprocessor hide less than the model believes."""
 
 
-REFUTATIONS = (issue_binds, small_steps, idle_multiprocessors, float64_binds, kept_in_l2, sectors, occupancy)
+REFUTATIONS = (
+    issue_binds,
+    hopper_waits_for_l2,
+    small_steps,
+    idle_multiprocessors,
+    float64_binds,
+    kept_in_l2,
+    sectors,
+    occupancy,
+)
 
 
 def refutations(counts: Counts) -> str:
@@ -701,7 +729,8 @@ instructions with their padding, and instructions by kind. Every launch of every
 is extrapolated, except that a prediction of ten equal blocks of images was counted on one of them. *By formula*: bytes
 read once, as in [kernels.md](kernels.md#the-products-loop).
 
-The PTX is that of compute_80 on all three cards. Instances and splits were chosen by the launch code on emulated
+The PTX is that of compute_80 on all three cards, and of compute_90a where H100 has products of its own, whose blocks
+walk through more tiles than there are blocks. Instances and splits were chosen by the launch code on emulated
 devices with 108 (sm_80) and 132 multiprocessors (sm_90). RTX 4090's 128 were not emulated: the same rule, repeated in
 `bench/gpu_counts.py` and compared there with every launch counted, leads it to a choice that one of the others makes.
 
@@ -722,7 +751,8 @@ Assumed, not from a data sheet:
 | `drain` | {a.drain} us a wave | two trips to memory and a barrier or two, before and behind the work |
 | memory | {a.dram} of the peak | what streaming kernels reach |
 | L2 kept | {a.cache} of its size | A100 and H100 have two halves that may both hold a line |
-| `mma.sync` on H100 | {CARDS[1].mma} of the peak | the peak is that of `wgmma`, which ffkern does not use; a guess |
+| `mma.sync` on H100 | {CARDS[1].mma} of the peak | the peak is that of `wgmma`; a guess |
+| `wgmma` | the peak | as long as power allows the clock |
 | L2 bytes a clock | above | A100: white paper; H100: taken from A100; RTX 4090: a guess |
 | machine code | as many instructions as PTX without moves | ptxas both fuses and adds |
 | eager's products | the whole peak, no padding, no waves | in favour of eager |

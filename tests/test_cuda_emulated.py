@@ -35,6 +35,8 @@ pytestmark = [pytest.mark.emulated, pytest.mark.usefixtures("poisoned")]
 ROOT = emulated.toolkit.ROOT
 LARGE, SMALL, PIECES_8, PIECES_2 = emulated.instances(2)
 LARGE_32, SMALL_32, PIECES_4 = emulated.instances(4)
+WIDE, NARROW = emulated.hopper_instances(2)
+WIDE_32, NARROW_32 = emulated.hopper_instances(4)
 
 # Arithmetic: dtype of x, what forces it, and the rounding of the products' operands.
 MATHS: dict[str, tuple[torch.dtype, str, float]] = {
@@ -44,11 +46,16 @@ MATHS: dict[str, tuple[torch.dtype, str, float]] = {
     "tf32x3": (torch.float32, "tf32x3", 2.0**-21),
     "f32": (torch.float32, "ffma", UNIT),
 }
+HOPPER_MATHS = ("bf16", "f16", "tf32")
 every_math = pytest.mark.parametrize("math", MATHS)
 every_instance = pytest.mark.parametrize(
     ("math", "instance"),
     [(math, name) for math, (dtype, *_) in MATHS.items() for name in emulated.instances(dtype.itemsize)],
 )
+HOPPER = [(math, name) for math in HOPPER_MATHS for name in emulated.hopper_instances(MATHS[math][0].itemsize)]
+every_hopper_instance = pytest.mark.parametrize(("math", "instance"), HOPPER)
+# Every arithmetic by the rule, and the instances that other devices do not have by name.
+every_design = pytest.mark.parametrize(("math", "instance"), [*((math, "") for math in MATHS), *HOPPER])
 SIZES = [1, 7, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129]
 # Every size as number of rows, of inputs and of units, and the article's layer.
 SHAPES = [(SIZES[i], SIZES[(i + 5) % 12], SIZES[(i + 9) % 12]) for i in range(12)] + [(200, 784, 500)]
@@ -68,6 +75,11 @@ def clean(driver: ModuleType) -> None:
 def forced(math: str, instance: str = "") -> Iterator[None]:
     with emulated.environment(**{emulated.FORCE: instance, emulated.FORCE_FLOAT32: MATHS[math][1]}):
         yield
+
+
+def home(instance: str) -> str:
+    """A device that has the instance."""
+    return "sm_90" if instance in emulated.hopper_instances() else "sm_80"
 
 
 def records(driver: ModuleType, kind: str = "") -> list[dict[str, Any]]:
@@ -172,18 +184,20 @@ def test_every_operation_at_every_size(shape: tuple[int, int, int], dtype: torch
     assert seen == set(cases.CUDA_OPS)
 
 
-@every_instance
+@pytest.mark.parametrize(("math", "instance"), [*every_instance.args[1], *HOPPER])
 def test_every_instance(math: str, instance: str, driver: ModuleType) -> None:
     """By name, aligned so that all of them fit: a step, and the gradient with a mask."""
     dtype, _, unit = MATHS[math]
-    wanted = {f"forward_{math}_{instance}", f"gradient_{math}_{instance}"}
+    device = home(instance)
+    gradient = SMALL_32 if instance in (WIDE_32, NARROW_32) else instance  # which has no gradient: the rule's
+    wanted = {f"forward_{math}_{instance}", f"gradient_{math}_{gradient}"}
     for shape, goodness in [((137, 264, 168), "mean_sq"), ((1, 8, 8), "neg_sum_sq")]:
         a = cases.step_arguments(*shape, optimiser="sgd", goodness=goodness, peer=True)
         a["x"] = a["x"].to(dtype).float()
         driver.driver_clear()
         with forced(math, instance):
             check_parity(
-                lambda x, **rest: cases.smooth(step_on("sm_80", offset=16, x=x.to(dtype), **rest)),
+                lambda x, **rest: cases.smooth(step_on(device, offset=16, x=x.to(dtype), **rest)),
                 cases.smooth_step_reference,
                 a,
                 unit=unit,
@@ -192,24 +206,90 @@ def test_every_instance(math: str, instance: str, driver: ModuleType) -> None:
     a = cases.grad_arguments(cases.step_arguments(70, 136, 72, goodness="sum_abs"), peer=True)
     a["x"], a["h"] = a["x"].to(dtype), a["h"].to(dtype)
     driver.driver_clear()
-    with forced(math, instance), emulated.device("sm_80"):
+    with forced(math, instance), emulated.device(device):
         check_parity(cases.gradient, cases.gradient_reference, a, unit=unit)
-    assert set(names(driver)) == {f"gradient_{math}_{instance}"}
+    assert set(names(driver)) == {f"gradient_{math}_{gradient}"}
 
 
-@every_math
-def test_same_bits_under_any_schedule(math: str, driver: ModuleType) -> None:
+def padded(matrix: Tensor, bytes_: int = 16) -> Tensor:
+    """The matrix with rows as far apart as copies of boxes want them; NaN lies between."""
+    pitch = -(-matrix.shape[1] * matrix.itemsize // bytes_) * bytes_ // matrix.itemsize
+    return matrix.new_full((len(matrix), pitch), float("nan"))[:, : matrix.shape[1]].copy_(matrix)
+
+
+@pytest.mark.parametrize("math", HOPPER_MATHS)
+@pytest.mark.parametrize("shape", SHAPES, ids=cases.shape_name)
+def test_hopper_at_every_size(shape: tuple[int, int, int], math: str, driver: ModuleType) -> None:
+    """Sizes that are multiples of nothing, in rows that are aligned; the instances take turns."""
+    dtype, _, unit = MATHS[math]
+    turn = SHAPES.index(shape)
+    instance = emulated.hopper_instances(dtype.itemsize)[turn % 2]
+    norm, goodness = cases.NORM_GOODNESS[turn % 4]
+    a = cases.layer_arguments(*shape, dtype=dtype, norm=norm, goodness=goodness)
+    a |= {name: padded(a[name]) for name in ("x", "weight")}
+    g = cases.grad_arguments(cases.step_arguments(*shape, goodness=goodness), peer=turn % 3 == 0)
+    g |= {name: padded(g[name].to(dtype)) for name in ("x", "h")}
+    with forced(math, instance), emulated.device("sm_90"):
+        check_parity(cases.forward, cases.forward_reference, a, unit=unit)
+        assert set(names(driver)) == {f"forward_{math}_{instance}"}
+        if math != "tf32":
+            driver.driver_clear()
+            check_parity(cases.gradient, cases.gradient_reference, g, unit=unit)
+            assert set(names(driver)) == {f"gradient_{math}_{instance}"}
+
+
+def test_hopper_walks_through_more_tiles_than_there_are_blocks(driver: ModuleType) -> None:
+    """134 tiles for 132 multiprocessors: two blocks have a second one, for which copies start during the first."""
+    m, n, *_ = emulated.tile_values(NARROW)
+    dtype, _, unit = MATHS["bf16"]
+    a = cases.layer_arguments(66 * m + 1, 8, n + 8, dtype=dtype)
+    g = cases.grad_arguments(cases.step_arguments(5, n + 8, 66 * m + 8))
+    g |= {name: g[name].to(dtype) for name in ("x", "h")}
+    with forced("bf16", NARROW), emulated.device("sm_90"):
+        check_parity(cases.forward, cases.forward_reference, a, unit=unit)
+        check_parity(cases.gradient, cases.gradient_reference, g, unit=unit)
+    assert [r["grid"] for r in records(driver)] == [[132, 1, 1]] * 2
+
+
+@every_hopper_instance
+@pytest.mark.parametrize("classes", [3, 10])
+def test_hopper_begins_behind_the_label_inputs(classes: int, math: str, instance: str) -> None:
+    """Forward and back with variants, and the bare product; what lies in the label inputs is NaN."""
+    dtype, _, unit = MATHS[math]
+    a = cases.step_arguments(131, 136, 136, classes=classes, variants=2, keep=True, optimiser="sgd", peer=True)
+    a["x"] = a["x"].to(dtype).float()
+    a["x"][:, :classes] = 0  # where the reference writes the label
+    with forced(math, instance):
+        check_parity(
+            lambda x, **rest: cases.smooth(step_on("sm_90", x=x.to(dtype), **rest)),
+            cases.smooth_step_reference,
+            a,
+            unit=unit,
+        )
+        x, weight = a["x"].to(dtype), a["weight"].to(dtype)
+        with emulated.device("sm_90"):
+            base, rest = ops.shared_base(x, weight, classes)
+            x[:, :classes] = float("nan")
+            weight[:, :classes] = float("inf")
+            again, rest_again = ops.shared_base(x, weight, classes)
+    assert torch.equal(base, again)
+    assert torch.equal(rest, rest_again)
+
+
+@every_design
+def test_same_bits_under_any_schedule(math: str, instance: str, driver: ModuleType) -> None:
     """Warps in ascending, descending and random order; blocks one by one and interleaved."""
     dtype, _, _ = MATHS[math]
     a = in_dtype(cases.step_arguments(140, 104, 136, goodness="sum_abs", peer=True, keep=True), dtype)
     b = in_dtype(cases.step_arguments(40, 104, 72, variants=3, classes=10, peer=True, keep=True), dtype)
     c = in_dtype(cases.step_arguments(140, 104, 136, optimiser="ema", peer=True), dtype)
     c["row_weight"] = faded(140, 140, 30)
-    with forced(math), emulated.environment(**leaving_rows_out):
-        first = [step_on("sm_80", **arguments) for arguments in (a, b, c)]
+    device = home(instance)
+    with forced(math, instance), emulated.environment(**leaving_rows_out):
+        first = [step_on(device, **arguments) for arguments in (a, b, c)]
         for order in range(1, 4):
             with driver.driver_options(order=order, resident=-1 if order % 2 else 1):
-                again = [step_on("sm_80", **arguments) for arguments in (a, b, c)]
+                again = [step_on(device, **arguments) for arguments in (a, b, c)]
             for one, other in zip(first, again, strict=True):
                 assert all(v is None or torch.equal(v, other[k]) for k, v in one.items())
 
@@ -279,10 +359,10 @@ def test_rows_are_left_out_where_it_can_pay(driver: ModuleType) -> None:
             cases.step(**a)
 
 
-@every_math
-def test_a_row_does_not_depend_on_its_batch(math: str) -> None:
+@every_design
+def test_a_row_does_not_depend_on_its_batch(math: str, instance: str) -> None:
     a = cases.layer_arguments(131, 72, 80, dtype=MATHS[math][0])
-    with forced(math), emulated.device("sm_80"):
+    with forced(math, instance), emulated.device(home(instance)):
         everything = cases.forward(**a)
         for row in (0, 17, 130):
             alone = cases.forward(**(a | {"x": a["x"][row : row + 1]}))
@@ -313,12 +393,12 @@ def test_nothing_to_add_up() -> None:
 # ------------------------------------------------------------------------------- values at the edges
 
 
-@every_math
+@every_design
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("norm", ["l2", "none"])
-def test_a_bad_row_spoils_only_itself(norm: str, value: float, math: str) -> None:
+def test_a_bad_row_spoils_only_itself(norm: str, value: float, math: str, instance: str) -> None:
     a = cases.layer_arguments(70, 40, 36, norm=norm, dtype=MATHS[math][0])
-    with forced(math), emulated.device("sm_80"):
+    with forced(math, instance), emulated.device(home(instance)):
         clean = cases.forward(**a)
         a["x"][33, 7] = value
         got = cases.forward(**a)
@@ -332,18 +412,18 @@ def test_a_bad_row_spoils_only_itself(norm: str, value: float, math: str) -> Non
         assert got["goodness"][33].isnan()
 
 
-@every_math
+@every_design
 @pytest.mark.parametrize("eps", [1e-4, 1e-8])
-def test_a_blank_row_gets_the_bias_and_teaches_nothing(eps: float, math: str) -> None:
+def test_a_blank_row_gets_the_bias_and_teaches_nothing(eps: float, math: str, instance: str) -> None:
     """Its scale is 1 / eps, of which float16 must not take the measure of all rows."""
     dtype, _, unit = MATHS[math]
     a = cases.step_arguments(5, 24, 40, optimiser="sgd", keep=True, eps=eps)
     a["x"] = a["x"].to(dtype).float()
     a["x"][2] = 0
     a["sign"] = torch.tensor([1.0, -1, 1, -1, 1])
-    with forced(math):
+    with forced(math, instance):
         got = check_parity(
-            lambda x, **rest: cases.smooth(step_on("sm_80", x=x.to(dtype), **rest)),
+            lambda x, **rest: cases.smooth(step_on(home(instance), x=x.to(dtype), **rest)),
             cases.smooth_step_reference,
             a,
             unit=unit,
@@ -416,6 +496,32 @@ def test_large_tiles_once_they_fill_the_device(driver: ModuleType) -> None:
         assert names(driver)[-1] == f"forward_bf16_{expected}"
 
 
+def test_hopper_where_it_fills_the_device(driver: ModuleType) -> None:
+    """The widest tile that gives 132 multiprocessors a block each; odd rows have the other design."""
+    for shape, instance in [
+        ((128 * 12, 8, 256 * 11), WIDE),
+        ((128 * 12, 8, 128 * 11), NARROW),
+        ((128, 16, 128), SMALL),
+        ((128, 20, 128), PIECES_8),
+    ]:
+        a = cases.layer_arguments(*shape, dtype=torch.bfloat16)
+        with emulated.device("sm_90"):
+            cases.forward(**a)
+        assert names(driver)[-1] == f"forward_bf16_{instance}"
+
+
+def test_hopper_leaves_to_the_rule_what_it_has_not(driver: ModuleType) -> None:
+    """By name, too: rows that lie on each other, or whose number only the device knows."""
+    h, row = torch.rand(16, 40).half(), torch.rand(1, 48).half()
+    with forced("f16", NARROW), emulated.device("sm_90"):
+        for x, instance in [(row.repeat(16, 1), NARROW), (row.expand(16, -1), SMALL)]:
+            ops.layer_grad(x, h, torch.rand(16), torch.rand(16), None, None, "mean_sq")
+            assert names(driver)[-1] == f"gradient_f16_{instance}"
+        with emulated.environment(**leaving_rows_out):
+            cases.step(**in_dtype(cases.step_arguments(40, 48, 40, optimiser="ema"), torch.float16))
+    assert names(driver)[-2:] == [f"forward_f16_{NARROW}", f"gradient_f16_{SMALL}"]
+
+
 def test_large_tiles_do_not_fit_everywhere(driver: ModuleType) -> None:
     """sm_75 grants a block 64 KiB, which the large tiles of the gradient exceed."""
     a = cases.layer_arguments(128 * 8, 16, 128 * 8, dtype=torch.float16)
@@ -433,7 +539,14 @@ def test_forcing_what_does_not_fit() -> None:
             pytest.raises(ValueError, match=f"{SMALL} needs operands and their rows aligned to 16"),
         ):
             cases.forward(**a)
-        with forced("bf16", "fastest"), pytest.raises(ValueError, match=f"=fastest is not one of {LARGE}, {SMALL}"):
+        for name in ("fastest", WIDE):  # and what this device does not have
+            with forced("bf16", name), pytest.raises(ValueError, match=f"={name} is not one of {LARGE}, {SMALL}"):
+                cases.forward(**a)
+        with (
+            emulated.device("sm_90"),
+            forced("bf16", "fastest"),
+            pytest.raises(ValueError, match=f"=fastest is not one of {WIDE}, {NARROW}, {LARGE}, {SMALL}"),
+        ):
             cases.forward(**a)
         a = cases.layer_arguments(4, 17, 8)
         with (
@@ -466,10 +579,10 @@ def test_torch_decides_about_tf32(driver: ModuleType) -> None:
 
 
 def products(math: str, rows: int, inputs: int, units: int, instance: str, driver: ModuleType) -> dict[str, Any]:
-    """Statistics of one forward and one gradient product on sm_80."""
+    """Statistics of one forward and one gradient product."""
     dtype = MATHS[math][0]
     a = cases.layer_arguments(rows, inputs, units, dtype=dtype)
-    with forced(math, instance), emulated.device("sm_80"):
+    with forced(math, instance), emulated.device(home(instance)):
         h, _, scale, _ = ops.layer_forward(*a.values())
         ops.layer_grad(a["x"], h, scale, torch.randn(rows), None, None, "sum_sq")
     return {kind: records(driver, kind)[-1] for kind in ("forward", "gradient")}
@@ -508,6 +621,76 @@ def test_no_bank_conflicts(math: str, instance: str, driver: ModuleType) -> None
             tile_out = record["grid"][0] * m * n * element // 128
             rows = record["grid"][0] * m * 16  # row values and sums
             assert stats["shared_load_wavefronts"] <= loop + tile_out + rows
+
+
+@every_hopper_instance
+def test_no_bank_conflicts_on_hopper(math: str, instance: str, driver: ModuleType) -> None:
+    """Fragments of a stage take four wavefronts for each 16 x 32 bytes, whatever else is read."""
+    m, n, k, *_ = emulated.tile_values(instance)
+    for kind, record in products(math, 2 * m, 4 * k, 2 * n, instance, driver).items():
+        if math == "tf32" and kind == "gradient":
+            continue
+        stats = record["stats"]
+        depth = 4 * k if kind == "forward" else 2 * m
+        tiles = 4 if kind == "forward" else -(-2 * n // m) * -(-4 * k // n)
+        stages = tiles * depth // k
+        assert stats["wgmma_count"] == stages * 2 * 4
+        assert stats["ldmatrix_requests"] == stages * 8 * 4
+        assert stats["ldmatrix_wavefronts"] == 4 * stats["ldmatrix_requests"]
+        # Factors of two neighbouring rows, a broadcast to eight lanes: 8 reads a stage and warp, of two half warps.
+        factors = 2 * stages * 8 * 8 if kind == "gradient" else 0
+        out = tiles * m * n * (4 if kind == "gradient" else MATHS[math][0].itemsize) // 128
+        assert stats["shared_load_wavefronts"] <= factors + out
+        assert stats["shared_store_wavefronts"] == out
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64), (130, 144, 208), (256, 128, 256)], ids=cases.shape_name)
+@every_hopper_instance
+def test_hopper_moves_the_bytes_that_it_says(
+    math: str, instance: str, shape: tuple[int, int, int], driver: ModuleType
+) -> None:
+    rows, inputs, units = shape
+    m, n, k, *_ = emulated.tile_values(instance)
+    element = MATHS[math][0].itemsize
+    both = products(math, rows, inputs, units, instance, driver)
+    stats = both["forward"]["stats"]
+    tiles_m, tiles_n, depth = -(-rows // m), -(-units // n), -(-inputs // k)
+    assert stats["tma_load_bytes"] == tiles_m * tiles_n * depth * (m + n) * 128  # of boxes, whatever lies in them
+    assert stats["tma_load_sectors"] * 32 == element * inputs * (rows * tiles_n + units * tiles_m)
+    assert stats["global_store_bytes"] == element * rows * units + 4 * rows * (1 + tiles_n)
+    assert stats["wgmma_flops"] == 2 * (tiles_m * m) * (tiles_n * n) * (depth * k)
+    if rows % 8 == 0 and units % 16 == 0:  # every row of h starts a sector: only whole ones leave
+        assert stats["global_store_sectors"] * 32 == stats["global_store_bytes"]
+    assert stats["atomics_global"] == stats["atomics_shared"] == 0
+    if math == "tf32":
+        return
+    stats = both["gradient"]["stats"]
+    tiles_m, tiles_n = -(-units // m), -(-inputs // n)
+    factors = -(-4 * rows // 32) * tiles_m * tiles_n
+    assert stats["tma_load_sectors"] == element * rows * (units * tiles_n + inputs * tiles_m) // 32 + factors
+    assert stats["global_store_bytes"] == 4 * units * inputs
+    assert stats["global_store_sectors"] * 32 == stats["global_store_bytes"]
+    assert stats["atomics_global"] == stats["atomics_shared"] == 0
+
+
+@pytest.mark.parametrize("instance", [WIDE, NARROW])
+@pytest.mark.parametrize("kind", ["forward", "gradient"])
+def test_operand_traffic_of_hopper_at_4096_2000_2000(kind: str, instance: str, driver: ModuleType) -> None:
+    """As below, of boxes; a row of one begins with a sector."""
+    m, n, *_ = emulated.tile_values(instance)
+
+    def formula(rows: int, inputs: int, units: int) -> int:
+        big, wide, depth = (rows, units, inputs) if kind == "forward" else (units, inputs, rows)
+        tiles = -(-big // m), -(-wide // n)
+        extra = 0 if kind == "forward" else -(-depth // 8) * tiles[0] * tiles[1]  # a factor a row
+        return 2 * depth * (big * tiles[1] + wide * tiles[0]) // 32 + extra
+
+    for shape in [(128, 128, 128), (256, 64, 384), (208, 272, 144)]:
+        record = products("bf16", *shape, instance, driver)[kind]
+        assert record["stats"]["tma_load_sectors"] == formula(*shape)
+    rows, inputs, units = 4096, 2000, 2000
+    big, wide, depth = (rows, units, inputs) if kind == "forward" else (units, inputs, rows)
+    assert formula(rows, inputs, units) <= 1.15 * 2 * big * wide * depth * (1 / m + 1 / n) / 32
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 64), (130, 136, 200), (256, 128, 256)], ids=cases.shape_name)
@@ -568,10 +751,10 @@ def test_operand_traffic_at_4096_2000_2000(kind: str, driver: ModuleType) -> Non
     assert formula(rows, inputs, units) <= 1.15 * ideal
 
 
-@pytest.mark.parametrize("math", ["bf16", "f32"])
+@pytest.mark.parametrize(("math", "instance"), [("bf16", ""), ("f32", ""), ("bf16", WIDE), ("tf32", NARROW_32)])
 @pytest.mark.parametrize("first", range(9))
 @pytest.mark.parametrize("pitch", [40, 44, 46, 47])
-def test_writes_nothing_around_its_outputs(first: int, pitch: int, math: str) -> None:
+def test_writes_nothing_around_its_outputs(first: int, pitch: int, math: str, instance: str) -> None:
     """h as a view at any offset and pitch; the elements between and around its rows stay."""
     dtype = MATHS[math][0]
     a = cases.layer_arguments(35, 24, 37, dtype=dtype)
@@ -583,11 +766,11 @@ def test_writes_nothing_around_its_outputs(first: int, pitch: int, math: str) ->
 
     def in_place(**a: Any) -> dict[str, Any]:
         tensors = [a[name] for name in ("x", "weight", "bias", "x_norm")]
-        with forced(math), emulated.device("sm_80"):
+        with forced(math, instance), emulated.device(home(instance)):
             ops.layer_forward_(*tensors, h, goodness, scale, h_norm, a["norm"], a["eps"], a["goodness"])
         return dict(zip(cases.NAMES, (h, goodness, scale, h_norm), strict=True))
 
-    check_parity(in_place, cases.forward_reference, a)
+    check_parity(in_place, cases.forward_reference, a, unit=MATHS[math][2])
     outside = torch.ones_like(buffer, dtype=torch.bool)
     outside.as_strided((35, 37), (pitch, 1), first).fill_(False)
     assert bool((buffer[outside] == sentinel).all())
@@ -609,8 +792,8 @@ def test_activities_in_another_storage() -> None:
     assert torch.equal(outputs[0], narrow["h"].float())
 
 
-@every_math
-def test_offsets_have_64_bits(math: str) -> None:
+@every_design
+def test_offsets_have_64_bits(math: str, instance: str) -> None:
     """Rows 2^30 elements apart: the third lies 4 GiB after the first, or further. The pages between stay untouched, so
     that this takes address space, not memory."""
     dtype, _, unit = MATHS[math]
@@ -623,9 +806,9 @@ def test_offsets_have_64_bits(math: str) -> None:
         stack.callback(torch.use_deterministic_algorithms, True)
         far = torch.empty(2 * pitch + 16, dtype=dtype)
     view = far.as_strided((3, 16), (pitch, 1))
-    with forced(math):
+    with forced(math, instance):
         check_parity(
-            lambda x, **rest: cases.smooth(step_on("sm_80", x=view.copy_(x), **rest)),
+            lambda x, **rest: cases.smooth(step_on(home(instance), x=view.copy_(x), **rest)),
             cases.smooth_step_reference,
             a,
             unit=unit,
@@ -669,23 +852,25 @@ def test_the_low_copy_is_written_with_the_weights(
 
 @pytest.mark.parametrize("optimiser", ["adam", "ema"])
 @pytest.mark.parametrize("variants", [0, 2])
-@pytest.mark.parametrize("math", ["bf16", "f16", "f32"])
-def test_three_replays_are_three_steps(math: str, variants: int, optimiser: str, driver: ModuleType) -> None:
+@pytest.mark.parametrize(("math", "instance"), [("bf16", ""), ("f16", ""), ("f32", ""), ("bf16", NARROW)])
+def test_three_replays_are_three_steps(
+    math: str, instance: str, variants: int, optimiser: str, driver: ModuleType
+) -> None:
     """Capturing runs nothing; every replay is a step of its own: count and learning rate are on the device."""
     a = cases.step_arguments(
         33, 40, 24, optimiser=optimiser, variants=variants, classes=5 if variants else 0, peer=True, keep=True
     )
     a = in_dtype(a, MATHS[math][0])
     a["row_weight"] = faded(len(a["sign"]), 33, 10)
-    graphs = Graphs()
+    graphs = Graphs(home(instance))
     stream = graphs.stream()
-    with forced(math), emulated.environment(**leaving_rows_out):
-        with emulated.device("sm_80"):
+    with forced(math, instance), emulated.environment(**leaving_rows_out):
+        with emulated.device(home(instance)):
             name, arguments, eager = cases.step_call(a, cases.Fenced())
             for _ in range(3):
                 getattr(ops, name)(*arguments)
         graph: list[int] = []
-        with emulated.device("sm_80", stream=stream, hold=True):
+        with emulated.device(home(instance), stream=stream, hold=True):
             name, arguments, replayed = cases.step_call(a, cases.Fenced())
             with graphs.capture(stream, graph):
                 getattr(ops, name)(*arguments)

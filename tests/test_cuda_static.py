@@ -22,14 +22,18 @@ PTX_OF = {
     "sm_86": "compute_80",
     "sm_89": "compute_80",
     "sm_90": "compute_90",
+    "sm_90a": "compute_90a",
     "sm_100": "compute_100",
     "sm_120": "compute_120",
 }
 NO_SM75 = ("bf16", "tf32")
 ELEMENT_BYTES = {"bf16": 2, "f16": 2, "tf32": 4, "tf32x3": 4, "f32": 4}
 SOURCE_OF = {"bf16": "bf16", "f16": "f16", "tf32": "tf32", "tf32x3": "tf32", "f32": "f32"}
-SOURCES = ("tf32", "f32", "f16", "bf16", "rows", "labels", "head")  # longest first: two are compiled at a time
+# Longest first: two are compiled at a time.
+SOURCES = ("tf32", "f32", "f16", "bf16", "hopper", "rows", "labels", "head")
+ONLY_SM90A = "hopper"
 IMAGES = [(s, a) for s in SOURCES for a in PTX_OF if not (s in NO_SM75 and a == "sm_75")]
+IMAGES = [(s, a) for s, a in IMAGES if (s == ONLY_SM90A) == (a == "sm_90a")]
 
 
 class Instruction(NamedTuple):
@@ -117,6 +121,13 @@ PRODUCTS = [
     for instance in emulated.instances(element)
     for direction in ("forward", "gradient")
 ]
+HOPPER_PRODUCTS = [
+    Product(direction, math, instance)
+    for math in ("bf16", "f16", "tf32")
+    for instance in emulated.hopper_instances(ELEMENT_BYTES[math])
+    for direction in ("forward", "gradient")
+    if (direction, math) != ("gradient", "tf32")
+]
 PRODUCT_IMAGES = [
     pytest.param(p, a, id=f"{p.name}-{a}") for p in PRODUCTS for a in PTX_OF if (p.source, a) in set(IMAGES)
 ]
@@ -171,9 +182,10 @@ def compile_images(sources: dict[str, Path], architectures: list[tuple[str, str]
 
 
 def disassemble(source: str, architecture: str, folder: Path) -> list[str | Path]:
-    ptx = PTX_OF[architecture]  # the name has the architecture only where the PTX is compiled for several
-    keep = folder / source
-    (cubin,) = [*keep.glob(f"*.{ptx}.{architecture}.cubin")] or [*keep.glob(f"*.{ptx}.cubin")]
+    ptx, keep = PTX_OF[architecture], folder / source
+    # The name has what there are several of: architectures of one PTX, PTX of one source.
+    names = (f"*.{ptx}.{architecture}.cubin", f"*.{ptx}.cubin", f"{source}.cubin")
+    cubin = next(found for name in names for found in keep.glob(name))
     disassembler = toolkit.find("nvdisasm")
     if disassembler is None:
         raise RuntimeError("nvdisasm is missing: pip install nvidia-cuda-nvdisasm.")
@@ -185,6 +197,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
     """Every kernel, by source and architecture."""
     folder = tmp_path_factory.mktemp("images")
     messages = compile_images({s: CUDA / f"{s}.cu" for s in SOURCES}, IMAGES, folder)
+    # ptxas says so, as information, where registers keep wgmma from overlapping: then each waits for the last.
+    assert not [text for text in messages if "serialized" in text]
     usage = {s: parse_usage(text) for s, text in zip(SOURCES, messages, strict=True)}
     texts = build.run_all(disassemble(s, a, folder) for s, a in IMAGES)
     images = {}
@@ -219,11 +233,14 @@ def launched(source: str) -> set[str]:
 
 
 def expected_kernels(source: str) -> set[str]:
-    return {p.name for p in PRODUCTS if p.source == source} or launched(source)
+    products = HOPPER_PRODUCTS if source == "hopper" else [p for p in PRODUCTS if p.source == source]
+    return {p.name for p in products} or launched(source)
 
 
 def launch_bounds(source: str) -> dict[str, tuple[int, int]]:
     """Threads and blocks a multiprocessor that each kernel is compiled for."""
+    if source == "hopper":
+        return {p.name: (384, 1) for p in HOPPER_PRODUCTS}
     products = {p.name: (p.tile.threads, p.tile.blocks) for p in PRODUCTS if p.source == source}
     if products:
         return products
@@ -346,6 +363,37 @@ def test_copies_stay_under_way_while_a_stage_is_multiplied(
         assert [i.opcode for i in loop].count("LDGDEPBAR") == 1
 
 
+@pytest.mark.parametrize("product", HOPPER_PRODUCTS, ids=lambda p: p.name)
+def test_hopper_products_are_its_instructions(
+    product: Product, compiled: dict[tuple[str, str], dict[str, Kernel]]
+) -> None:
+    """Copies of boxes, fragments and wgmma as often as a stage has them; two stages are written out, which take turns
+    in the registers. One group of wgmma stays under way while the next stage is read; the wait for all is outside."""
+    kernel = compiled["hopper", "sm_90a"][product.name]
+    m, n, _, stages = emulated.tile_values(product.instance)
+    opcodes = kernel.opcodes()
+    shape, dtype = (8, "TF32") if product.math == "tf32" else (16, "BF16")
+    name = f"HGMMA.64x{n}x{shape}.F32" + ("" if product.math == "f16" else f".{dtype}")
+    multiplies = [o for o in opcodes if o.startswith("HGMMA")]
+    assert multiplies == [name] * 8
+    forward = product.direction == "forward"
+    fragments = [o for o in opcodes if o.startswith("LDSM")]
+    assert fragments == ["LDSM.16.M88.4" if forward else "LDSM.16.MT88.4"] * 8
+    boxes = 2 if forward else m // 64 + n // 64
+    assert opcodes.count("UTMALDG.2D") == boxes
+    assert opcodes.count("UTMALDG.1D") == (0 if forward else 2)
+    assert [o.split(".")[1] for o in opcodes if o.startswith("USETMAXREG")] in (
+        ["TRY_ALLOC", "DEALLOC"],
+        ["DEALLOC", "TRY_ALLOC"],
+    )
+    assert stages >= 4
+    waits = [i.operands.split(",")[1].strip() for i in kernel.code if i.opcode == "WARPGROUP.DEPBAR.LE"]
+    assert waits == ["0x1", "0x1", "0x0"]
+    assert len([o for o in opcodes if o.startswith("SYNCS.PHASECHK")]) >= 3  # two of full stages, one of empty ones
+    assert opcodes.count("SYNCS.EXCH.64") == 2 * stages
+    assert len([o for o in opcodes if o.startswith("SYNCS.ARRIVE")]) == 4  # one that announces bytes, three that leave
+
+
 LARGE_IMAGES = [p for p in PRODUCT_IMAGES if p.values[0].element == 2 and p.values[0].tile[:2] == (128, 128)]
 
 
@@ -385,6 +433,24 @@ def test_shared_memory_fits(bits: int, tmp_path: Path) -> None:
         f"constexpr bool fits(int copy) {{ return false FFKERN_TILES_{bits}BIT(FITS); }}\n"
         f"#define WIDTH(...) static_assert(fits(TILE(__VA_ARGS__)::kCopyBytes));\n"
         f"FFKERN_TILES_{bits}BIT(WIDTH)\n"
+    )
+    build.run_all([["g++", "-std=c++20", "-fsyntax-only", f"-I{ROOT}/csrc", program]])
+
+
+def test_shared_memory_and_registers_of_hopper(tmp_path: Path) -> None:
+    """227 KiB a block, of which the one on a multiprocessor leaves a KiB to the system; 65536 registers, of which a
+    warpgroup that gives some back leaves no more than the others take."""
+    program = tmp_path / "t.cpp"
+    checks = [
+        "  static_assert(T::kBytes <= 227 * 1024 && T::kStageBytes % 1024 == 0 && T::kTileM == m && T::kTileK == k);",
+        "  static_assert(128 * (T::kProducerRegisters + 2 * T::kConsumerRegisters) <= 384 * 168);",
+    ]
+    text = "\n".join(checks)
+    program.write_text(
+        '#include "cuda/hopper.h"\nusing namespace ffkern::cuda;\n'
+        f"template <class T, int m, int k> void check() {{\n{text}\n}}\n"
+        "#define CHECK(name, m, n, k, stages) template void check<HopperTile<BYTES, n, stages>, m, k>();\n"
+        "#define BYTES 2\nFFKERN_HOPPER_16BIT(CHECK)\n#undef BYTES\n#define BYTES 4\nFFKERN_HOPPER_32BIT(CHECK)\n"
     )
     build.run_all([["g++", "-std=c++20", "-fsyntax-only", f"-I{ROOT}/csrc", program]])
 
@@ -436,6 +502,9 @@ WRAPPERS = [
 ]
 
 
+WRAPPED = [a for a in PTX_OF if a != "sm_90a"]  # whose own wrappers are looked for in the products
+
+
 def wrapper_functions() -> dict[str, list[str]]:
     """Bodies of the functions in ptx.cuh that contain asm, by name."""
     text = re.sub(r"//.*", "", (CUDA / "ptx.cuh").read_text())
@@ -464,7 +533,8 @@ def test_a_wrapper_is_one_instruction() -> None:
                 assert instruction.endswith(";"), name
                 assert instruction.count(";") == 1, name
                 assert "\\n" not in instruction, name
-    others = [p for p in CUDA.iterdir() if p.suffix in (".cu", ".cuh", ".h") and p.name != "ptx.cuh"]
+    files = ("ptx.cuh", "ptx_sm90a.cuh")
+    others = [p for p in CUDA.iterdir() if p.suffix in (".cu", ".cuh", ".h") and p.name not in files]
     assert not [p.name for p in others if re.search(r"\basm\b", re.sub(r"//.*", "", p.read_text()))]
 
 
@@ -481,12 +551,12 @@ def wrapper_code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str
         for i, w in enumerate(WRAPPERS)
     ]
     source.write_text('#include "cuda/ptx.cuh"\nusing namespace ffkern::cuda;\n' + "".join(kernels))
-    images = [("wrappers", a) for a in PTX_OF]
+    images = [("wrappers", a) for a in WRAPPED]
     compile_images({"wrappers": source}, images, folder)
-    texts = build.run_all(disassemble("wrappers", a, folder) for a in PTX_OF)
+    texts = build.run_all(disassemble("wrappers", a, folder) for a in WRAPPED)
     return {
         a: {k: [i.opcode for i in code] for k, (code, _) in parse_code(text).items()}
-        for a, text in zip(PTX_OF, texts, strict=True)
+        for a, text in zip(WRAPPED, texts, strict=True)
     }
 
 
@@ -495,7 +565,7 @@ def wrapper_code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str
     [
         pytest.param(i, a, id=f"{w.function}-{a}-{i}")
         for i, w in enumerate(WRAPPERS)
-        for a in PTX_OF
+        for a in WRAPPED
         if int(a.removeprefix("sm_")) >= w.since
     ],
 )
@@ -530,6 +600,14 @@ def test_driver_declarations_agree_with_cuda_h(tmp_path: Path, monkeypatch: pyte
         "kFunctionMaxDynamicSharedBytes": "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES",
         "kPointerDevice": "CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL",
         "kEventDisableTiming": "CU_EVENT_DISABLE_TIMING",
+        "kTensorUint16": "CU_TENSOR_MAP_DATA_TYPE_UINT16",
+        "kTensorFloat32": "CU_TENSOR_MAP_DATA_TYPE_FLOAT32",
+        "kTensorTf32": "CU_TENSOR_MAP_DATA_TYPE_TFLOAT32",
+        "kTensorNotInterleaved": "CU_TENSOR_MAP_INTERLEAVE_NONE",
+        "kTensorNoSwizzle": "CU_TENSOR_MAP_SWIZZLE_NONE",
+        "kTensorSwizzle128": "CU_TENSOR_MAP_SWIZZLE_128B",
+        "kTensorPromote128": "CU_TENSOR_MAP_L2_PROMOTION_L2_128B",
+        "kTensorFillZero": "CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE",
     }
     assert set(re.findall(r"\b(k\w+) = \d+;", header)) == set(constants)
     program = tmp_path / "t.cpp"

@@ -8,6 +8,8 @@
 
 #include "../core/api.h"
 
+struct CUtensorMap_st;  // of cuda.h
+
 namespace ffkern::cuda {
 
 using Result = int;  // CUresult
@@ -29,30 +31,42 @@ constexpr int kAttributeSharedBytesOptin = 97;
 constexpr int kFunctionMaxDynamicSharedBytes = 8;
 constexpr int kPointerDevice = 9;
 constexpr unsigned kEventDisableTiming = 2;
+// Of tensor maps.
+constexpr int kTensorUint16 = 1;  // elements of two bytes, whatever they are
+constexpr int kTensorFloat32 = 7;
+constexpr int kTensorTf32 = 11;  // float32 that the copies round
+constexpr int kTensorNotInterleaved = 0;
+constexpr int kTensorNoSwizzle = 0;
+constexpr int kTensorSwizzle128 = 3;
+constexpr int kTensorPromote128 = 2;  // to L2, 128 bytes at a time
+constexpr int kTensorFillZero = 0;
 
 // X(member, exported name, required, parameters). The exported names carry their ABI version, so
 // the parameters cannot change under them; a test compares the declarations with cuda.h.
-#define FFKERN_CUDA_DRIVER_FUNCTIONS(X)                                                   \
-  X(init, cuInit, true, (unsigned))                                                       \
-  X(get_error_name, cuGetErrorName, true, (Result, const char**))                         \
-  X(get_error_string, cuGetErrorString, true, (Result, const char**))                     \
-  X(device_get_attribute, cuDeviceGetAttribute, true, (int*, int, Device))                \
-  X(primary_ctx_retain, cuDevicePrimaryCtxRetain, true, (Context*, Device))               \
-  X(ctx_get_current, cuCtxGetCurrent, true, (Context*))                                   \
-  X(ctx_push_current, cuCtxPushCurrent_v2, true, (Context))                               \
-  X(ctx_pop_current, cuCtxPopCurrent_v2, true, (Context*))                                \
-  X(ctx_get_device, cuCtxGetDevice, true, (Device*))                                      \
-  X(ctx_get_id, cuCtxGetId, false, (Context, unsigned long long*))                        \
-  X(module_load_data, cuModuleLoadData, true, (Module*, const void*))                     \
-  X(module_get_function, cuModuleGetFunction, true, (Function*, Module, const char*))     \
-  X(func_set_attribute, cuFuncSetAttribute, true, (Function, int, int))                   \
-  X(pointer_get_attribute, cuPointerGetAttribute, true, (void*, int, unsigned long long)) \
-  X(event_create, cuEventCreate, true, (Event*, unsigned))                                \
-  X(event_record, cuEventRecord, true, (Event, Stream))                                   \
-  X(event_destroy, cuEventDestroy_v2, true, (Event))                                      \
-  X(stream_wait_event, cuStreamWaitEvent, true, (Stream, Event, unsigned))                \
-  X(launch_kernel, cuLaunchKernel, true,                                                  \
-    (Function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream, void**, void**))
+#define FFKERN_CUDA_DRIVER_FUNCTIONS(X)                                                                              \
+  X(init, cuInit, true, (unsigned))                                                                                  \
+  X(get_error_name, cuGetErrorName, true, (Result, const char**))                                                    \
+  X(get_error_string, cuGetErrorString, true, (Result, const char**))                                                \
+  X(device_get_attribute, cuDeviceGetAttribute, true, (int*, int, Device))                                           \
+  X(primary_ctx_retain, cuDevicePrimaryCtxRetain, true, (Context*, Device))                                          \
+  X(ctx_get_current, cuCtxGetCurrent, true, (Context*))                                                              \
+  X(ctx_push_current, cuCtxPushCurrent_v2, true, (Context))                                                          \
+  X(ctx_pop_current, cuCtxPopCurrent_v2, true, (Context*))                                                           \
+  X(ctx_get_device, cuCtxGetDevice, true, (Device*))                                                                 \
+  X(ctx_get_id, cuCtxGetId, false, (Context, unsigned long long*))                                                   \
+  X(module_load_data, cuModuleLoadData, true, (Module*, const void*))                                                \
+  X(module_get_function, cuModuleGetFunction, true, (Function*, Module, const char*))                                \
+  X(func_set_attribute, cuFuncSetAttribute, true, (Function, int, int))                                              \
+  X(pointer_get_attribute, cuPointerGetAttribute, true, (void*, int, unsigned long long))                            \
+  X(event_create, cuEventCreate, true, (Event*, unsigned))                                                           \
+  X(event_record, cuEventRecord, true, (Event, Stream))                                                              \
+  X(event_destroy, cuEventDestroy_v2, true, (Event))                                                                 \
+  X(stream_wait_event, cuStreamWaitEvent, true, (Stream, Event, unsigned))                                           \
+  X(launch_kernel, cuLaunchKernel, true,                                                                             \
+    (Function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream, void**, void**))        \
+  X(tensor_map_encode, cuTensorMapEncodeTiled, false,                                                                \
+    (CUtensorMap_st*, int, uint32_t, void*, const uint64_t*, const uint64_t*, const uint32_t*, const uint32_t*, int, \
+     int, int, int))
 
 /// The functions of a loaded driver.
 struct Driver {

@@ -14,4 +14,7 @@ ffkern_image_\name:
         image rows
         image labels
         image head
+#ifdef FFKERN_HAVE_HOPPER
+        image hopper
+#endif
         .section .note.GNU-stack, "", @progbits

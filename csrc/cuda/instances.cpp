@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "hopper.h"
 #include "rows.h"
 
 namespace ffkern::cuda {
@@ -28,9 +29,26 @@ namespace {
 #define FFKERN_TF32(...) FFKERN_ROW(tf32, 4, __VA_ARGS__)
 #define FFKERN_TF32X3(...) FFKERN_ROW(tf32x3, 4, __VA_ARGS__)
 #define FFKERN_F32(...) FFKERN_ROW(f32, 4, __VA_ARGS__)
-constexpr Instance kBf16[] = {FFKERN_TILES_16BIT(FFKERN_BF16)};
-constexpr Instance kF16[] = {FFKERN_TILES_16BIT(FFKERN_F16)};
-constexpr Instance kTf32[] = {FFKERN_TILES_32BIT(FFKERN_TF32)};
+#define FFKERN_HOPPER_ROW(math, bytes, gradient_bytes, instance, m, n, k, stages) \
+  {#instance,                                                                     \
+   "ffkern_forward_" #math "_" #instance,                                         \
+   "ffkern_gradient_" #math "_" #instance,                                        \
+   m,                                                                             \
+   n,                                                                             \
+   k,                                                                             \
+   HopperTile<bytes, n, stages>::kThreads,                                        \
+   16,                                                                            \
+   HopperTile<bytes, n, stages>::kBytes,                                          \
+   gradient_bytes,                                                                \
+   true},
+#define FFKERN_HOPPER_BF16(name, m, n, k, stages) \
+  FFKERN_HOPPER_ROW(bf16, 2, (HopperTile<2, n, stages>::kBytes), name, m, n, k, stages)
+#define FFKERN_HOPPER_F16(name, m, n, k, stages) \
+  FFKERN_HOPPER_ROW(f16, 2, (HopperTile<2, n, stages>::kBytes), name, m, n, k, stages)
+#define FFKERN_HOPPER_TF32(...) FFKERN_HOPPER_ROW(tf32, 4, 0, __VA_ARGS__)
+constexpr Instance kBf16[] = {FFKERN_HOPPER_16BIT(FFKERN_HOPPER_BF16) FFKERN_TILES_16BIT(FFKERN_BF16)};
+constexpr Instance kF16[] = {FFKERN_HOPPER_16BIT(FFKERN_HOPPER_F16) FFKERN_TILES_16BIT(FFKERN_F16)};
+constexpr Instance kTf32[] = {FFKERN_HOPPER_32BIT(FFKERN_HOPPER_TF32) FFKERN_TILES_32BIT(FFKERN_TF32)};
 constexpr Instance kTf32x3[] = {FFKERN_TILES_32BIT(FFKERN_TF32X3)};
 constexpr Instance kF32[] = {FFKERN_TILES_32BIT(FFKERN_F32)};
 
@@ -65,23 +83,42 @@ const Image& image_of(Product product) {
   return kImageF32;
 }
 
-/// The instance that $FFKERN_CUDA_PRODUCT names, if it is set.
-const Instance* forced(std::span<const Instance> all, int aligned, const DeviceFacts& facts, int Instance::* bytes) {
+/// What decides about an instance, besides the tiles of the result.
+struct Operands {
+  int aligned;            // bytes that the rows of both are aligned to
+  bool boxes;             // both can be described for copies of boxes
+  int Instance::* bytes;  // of the direction
+  const DeviceFacts& facts;
+
+  /// Whether the device is one that the instance is made for.
+  bool at_home(const Instance& instance) const {
+    return !instance.hopper ||
+           (facts.capability == 90 && kImageHopper.data != nullptr && driver().tensor_map_encode != nullptr);
+  }
+  /// Whether the instance has this product, of such operands.
+  bool has(const Instance& instance) const { return instance.*bytes > 0 && (boxes || !instance.hopper); }
+};
+
+/// The instance that $FFKERN_CUDA_PRODUCT names, if it is set and has such a product.
+const Instance* forced(std::span<const Instance> all, const Operands& operands) {
   const char* name = std::getenv("FFKERN_CUDA_PRODUCT");
   if (!name || !*name) return nullptr;
   std::string names;
   for (const Instance& instance : all) {
+    if (!operands.at_home(instance)) continue;
     names += (names.empty() ? "" : ", ") + std::string(instance.name);
     if (std::string_view(name) != instance.name) continue;
-    if (instance.*bytes > facts.shared_bytes) {
-      throw std::invalid_argument(
-          "ffkern: FFKERN_CUDA_PRODUCT=" + std::string(name) + " needs " + std::to_string(instance.*bytes) +
-          " bytes of shared memory, but the device grants a block " + std::to_string(facts.shared_bytes) + ".");
+    if (!operands.has(instance)) return nullptr;
+    if (instance.*operands.bytes > operands.facts.shared_bytes) {
+      throw std::invalid_argument("ffkern: FFKERN_CUDA_PRODUCT=" + std::string(name) + " needs " +
+                                  std::to_string(instance.*operands.bytes) +
+                                  " bytes of shared memory, but the device grants a block " +
+                                  std::to_string(operands.facts.shared_bytes) + ".");
     }
-    if (instance.copy_bytes <= aligned) return &instance;
+    if (instance.copy_bytes <= operands.aligned) return &instance;
     throw std::invalid_argument("ffkern: FFKERN_CUDA_PRODUCT=" + std::string(name) +
                                 " needs operands and their rows aligned to " + std::to_string(instance.copy_bytes) +
-                                " bytes, but they are aligned to " + std::to_string(aligned) + ".");
+                                " bytes, but they are aligned to " + std::to_string(operands.aligned) + ".");
   }
   throw std::invalid_argument("ffkern: FFKERN_CUDA_PRODUCT=" + std::string(name) + " is not one of " + names + ".");
 }
@@ -92,13 +129,14 @@ int64_t tiles(const Instance& instance, int64_t m, int64_t n) {
 
 /// The widest copies that the alignment allows, and with them the largest tile that still gives every multiprocessor a
 /// block (smaller tiles do not make up for narrower copies); the smallest, if none does.
-const Instance& choose(Product product, int64_t m, int64_t n, int aligned, const DeviceFacts& facts,
-                       int Instance::* bytes) {
+const Instance& choose(Product product, int64_t m, int64_t n, const Operands& operands) {
   const std::span<const Instance> all = instances(product);
-  if (const Instance* instance = forced(all, aligned, facts, bytes)) return *instance;
+  if (const Instance* instance = forced(all, operands)) return *instance;
+  const DeviceFacts& facts = operands.facts;
   const Instance* chosen = nullptr;
   for (const Instance& instance : all) {
-    if (instance.copy_bytes > aligned || instance.*bytes > facts.shared_bytes) continue;
+    if (!operands.at_home(instance) || !operands.has(instance)) continue;
+    if (instance.copy_bytes > operands.aligned || instance.*operands.bytes > facts.shared_bytes) continue;
     if (chosen && instance.copy_bytes < chosen->copy_bytes) break;
     chosen = &instance;
     if (tiles(instance, m, n) >= facts.multiprocessors) break;
@@ -111,7 +149,9 @@ const Instance& choose(Product product, int64_t m, int64_t n, int aligned, const
 }
 
 /// How often the batch is split: until the grid fills the chip, as long as a split has a few stages of rows to itself.
+/// Hopper's instances are chosen where their tiles do so, and by name they take the whole batch too.
 int64_t split_count(const Instance& instance, int64_t rows, int64_t units, int64_t inputs, const DeviceFacts& facts) {
+  if (instance.hopper) return 1;
   const int64_t fill = facts.multiprocessors / std::max<int64_t>(1, tiles(instance, units, inputs));
   const int64_t most = std::max<int64_t>(1, rows / (4 * instance.tile_k));
   return std::clamp<int64_t>(fill, 1, most);
@@ -142,13 +182,19 @@ int forward_product(const Queue& queue, Product product, ForwardParams p) {
   const Storage storage = storage_of(product);
   const int aligned =
       std::min(alignment(p.x, p.x_pitch, p.images, storage), alignment(p.weight, p.weight_pitch, p.units, storage));
-  const Instance& instance =
-      choose(product, p.images, p.units, aligned, device_facts(queue.device), &Instance::forward_bytes);
+  const bool boxes =
+      has_boxes(p.x, p.images, p.inputs, p.x_pitch) && has_boxes(p.weight, p.units, p.inputs, p.weight_pitch);
+  const DeviceFacts facts = device_facts(queue.device);
+  const Instance& instance = choose(product, p.images, p.units, {aligned, boxes, &Instance::forward_bytes, facts});
   p.tiles_m = static_cast<int>(parts(p.images, instance.tile_m));
   p.tiles_n = static_cast<int>(parts(p.units, instance.tile_n));
   p.store_bytes = p.h != nullptr ? alignment(p.h, p.h_pitch, int64_t{p.images} * p.variants, storage) : 0;
-  launch(queue, image_of(product), instance.forward, {int64_t{p.tiles_m} * p.tiles_n}, instance.threads,
-         instance.forward_bytes, p);
+  if (instance.hopper) {
+    hopper_forward(queue, product, instance, p);
+  } else {
+    launch(queue, image_of(product), instance.forward, {int64_t{p.tiles_m} * p.tiles_n}, instance.threads,
+           instance.forward_bytes, p);
+  }
   return p.tiles_n;
 }
 
@@ -164,7 +210,10 @@ void gradient_product(const Queue& queue, Product product, GradientParams p, flo
   const GradientTarget& t = p.target;
   const int aligned = std::min(alignment(p.h, p.h_pitch, p.rows, storage), alignment(p.x, p.x_pitch, p.rows, storage));
   const DeviceFacts facts = device_facts(queue.device);
-  const Instance& instance = choose(product, t.units, t.inputs, aligned, facts, &Instance::gradient_bytes);
+  // Boxes are cut from matrices whose rows the host knows.
+  const bool boxes = p.kept == nullptr && aligned16(p.factor) && aligned16(p.peer_factor) &&
+                     has_boxes(p.h, p.rows, t.units, p.h_pitch) && has_boxes(p.x, p.rows, t.inputs, p.x_pitch);
+  const Instance& instance = choose(product, t.units, t.inputs, {aligned, boxes, &Instance::gradient_bytes, facts});
   const int64_t splits = split_count(instance, p.rows, t.units, t.inputs, facts);
   p.split_rows =
       static_cast<int>(std::max<int64_t>(1, parts(parts(p.rows, splits), instance.tile_k)) * instance.tile_k);
@@ -174,8 +223,12 @@ void gradient_product(const Queue& queue, Product product, GradientParams p, flo
   p.partial = used > 1 ? partial : nullptr;
   p.wide = t.inputs % 4 == 0 && aligned16(t.weight) && aligned16(t.m) && aligned16(t.v) && aligned16(t.low) &&
            aligned16(t.dweight) && aligned16(partial);
-  launch(queue, image_of(product), instance.gradient, {int64_t{p.tiles_m} * p.tiles_n, used}, instance.threads,
-         instance.gradient_bytes, p);
+  if (instance.hopper) {
+    hopper_gradient(queue, instance, p);
+  } else {
+    launch(queue, image_of(product), instance.gradient, {int64_t{p.tiles_m} * p.tiles_n, used}, instance.threads,
+           instance.gradient_bytes, p);
+  }
   UpdateParams rest;
   rest.partial = p.partial;
   rest.splits = static_cast<int>(used);

@@ -11,7 +11,9 @@ int alignment(const void* matrix, int64_t pitch, int64_t rows, Storage storage);
 /// The instances of one arithmetic, as `FFKERN_CUDA_PRODUCT` names them (for error messages and tests).
 struct Instance {
   const char *name, *forward, *gradient;
-  int tile_m, tile_n, tile_k, threads, copy_bytes, forward_bytes, gradient_bytes;
+  int tile_m, tile_n, tile_k, threads, copy_bytes;
+  int forward_bytes, gradient_bytes;  // of shared memory; 0: there is no such kernel
+  bool hopper = false;                // for devices of compute capability 9.0, and no other
 };
 
 /// A size as the kernels count it, in 32 bits; offsets in memory have 64. Throws std::invalid_argument with its name

@@ -9,6 +9,9 @@
 // Defined by images.S.
 extern "C" const char ffkern_image_bf16[], ffkern_image_f16[], ffkern_image_tf32[], ffkern_image_f32[];
 extern "C" const char ffkern_image_rows[], ffkern_image_labels[], ffkern_image_head[];
+#ifdef FFKERN_HAVE_HOPPER
+extern "C" const char ffkern_image_hopper[];
+#endif
 
 namespace ffkern::cuda {
 
@@ -16,6 +19,11 @@ const Image kImageBf16 = {"bf16", ffkern_image_bf16}, kImageF16 = {"f16", ffkern
 const Image kImageTf32 = {"tf32", ffkern_image_tf32}, kImageF32 = {"f32", ffkern_image_f32};
 const Image kImageRows = {"rows", ffkern_image_rows}, kImageLabels = {"labels", ffkern_image_labels};
 const Image kImageHead = {"head", ffkern_image_head};
+#ifdef FFKERN_HAVE_HOPPER
+const Image kImageHopper = {"hopper", ffkern_image_hopper};
+#else
+const Image kImageHopper = {"hopper", nullptr};
+#endif
 
 namespace {
 

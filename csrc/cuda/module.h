@@ -16,6 +16,7 @@ struct Image {
 
 extern const Image kImageBf16, kImageF16, kImageTf32, kImageF32;  // products of a layer, by their arithmetic
 extern const Image kImageRows, kImageLabels, kImageHead;
+extern const Image kImageHopper;  // products on devices of compute capability 9.0; no data: not built
 
 /// Where work goes: a device and one of its streams.
 struct Queue {

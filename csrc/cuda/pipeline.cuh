@@ -53,9 +53,9 @@ __device__ __forceinline__ void run_pipeline(uint32_t ring, int depth_tiles, Fil
 struct BlockTile {
   int m, n;
 
-  __device__ __forceinline__ BlockTile(int tiles_m, int tiles_n) {
+  __device__ __forceinline__ BlockTile(int tiles_m, int tiles_n, unsigned block = blockIdx.x) {
     constexpr int kGroup = 8;
-    const int group = blockIdx.x / (kGroup * tiles_n), in_group = blockIdx.x % (kGroup * tiles_n);
+    const int group = block / (kGroup * tiles_n), in_group = block % (kGroup * tiles_n);
     const int group_rows = min(tiles_m - group * kGroup, kGroup);
     m = group * kGroup + in_group % group_rows;
     n = in_group / group_rows;

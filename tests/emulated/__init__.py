@@ -30,6 +30,7 @@ __all__ = [
     "FORCE_LEAVE_OUT",
     "device",
     "environment",
+    "hopper_instances",
     "instances",
     "load",
     "toolkit",
@@ -138,21 +139,32 @@ def device(name: str, *, stream: int | None = None, hold: bool = False) -> Itera
         select(DEVICES.index("sm_80"), None, False)
 
 
-def instances(width: int | None = None) -> list[str]:
-    """Names of the compiled instances for operands of 2 or 4 bytes, from the header that lists them."""
-    header = (toolkit.ROOT / "csrc/cuda/product.h").read_text()
+def _listed(family: str, width: int | None) -> list[str]:
+    """Names in the lists of instances for operands of 2 or 4 bytes, from the header that has them."""
+    header = (toolkit.ROOT / f"csrc/cuda/{'hopper' if family == 'HOPPER' else 'product'}.h").read_text()
     names = []
     for bits in (16, 32):
-        part = re.search(rf"FFKERN_TILES_{bits}BIT\(X\)(.*?)\n(?!\s+X)", header, re.S)
+        part = re.search(rf"FFKERN_{family}_{bits}BIT\(X\)(.*?)\n(?!\s+X)", header, re.S)
         assert part is not None
         if width is None or width * 8 == bits:
             names += re.findall(r"X\((\w+),", part.group(1))
     return names
 
 
+def instances(width: int | None = None) -> list[str]:
+    """Names of the compiled instances for operands of 2 or 4 bytes."""
+    return _listed("TILES", width)
+
+
+def hopper_instances(width: int | None = None) -> list[str]:
+    """Names of the instances for devices of compute capability 9.0 alone."""
+    return _listed("HOPPER", width)
+
+
 def tile_values(instance: str) -> list[int]:
-    """Tile M, N, K, stages, warps M, N, copy bytes, blocks of an instance."""
-    header = (toolkit.ROOT / "csrc/cuda/product.h").read_text()
-    found = re.search(rf"X\({instance}, ([\d, ]+)\)", header)
-    assert found is not None
-    return [int(value) for value in found.group(1).split(",")]
+    """Tile M, N, K, stages of an instance; then warps M, N, copy bytes, blocks, which Hopper's do not have."""
+    for name in ("product.h", "hopper.h"):
+        found = re.search(rf"X\({instance}, ([\d, ]+)\)", (toolkit.ROOT / "csrc/cuda" / name).read_text())
+        if found is not None:
+            return [int(value) for value in found.group(1).split(",")]
+    raise KeyError(instance)

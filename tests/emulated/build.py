@@ -50,7 +50,7 @@ def build() -> None:
         "FFKERN_CUDA": "ON",
         "FFKERN_NVCC": toolkit.nvcc(),
         # PTX only: the driver of an emulated device refuses machine code anyway.
-        "FFKERN_CUDA_ARCHS": "compute_75;compute_80",
+        "FFKERN_CUDA_ARCHS": "compute_75;compute_80;compute_90a",
         "FFKERN_WERROR": "ON",
     }
     cmake = toolkit.build_tool("cmake")

@@ -104,7 +104,9 @@ def test_tma_oob_and_store(m, swb):
     for x, y in ((0, 0), (28, 15), (-5, -3), (16, 8)):
         dst[:] = 0
         raw = np.zeros(128, "f4")
-        m.launch("tmacopy", 1, 128, [mp(s), mp(d), Out(raw), x, y, 1, 1])
+        stats = m.launch("tmacopy", 1, 128, [mp(s), mp(d), Out(raw), x, y, 1, 1])
+        rows, left, right = range(max(y, 0), min(y + 8, 20)), max(x, 0) * 4, min(x + 16, 36) * 4
+        assert stats["tma_load_sectors"] == sum((r * 144 + right - 1) // 32 - (r * 144 + left) // 32 + 1 for r in rows)
         pad = np.zeros((60, 80), "f4")
         pad[20:40, 20:56] = src
         box = pad[20 + y : 28 + y, 20 + x : 36 + x]
@@ -118,6 +120,23 @@ def test_tma_oob_and_store(m, swb):
     for f, w, pat in ((0, 1, "without fence.proxy.async"), (1, 0, "still reading")):
         with pytest.raises(PtxError, match=pat):
             m.launch("tmacopy", 1, 128, [mp(s), mp(d), raw, 0, 0, f, w])
+
+
+def test_tma_rounds_to_tf32(m):
+    """To nearest even, where the type of the map says so; what is not finite stays."""
+    x = np.random.randn(8, 16).astype("f4")
+    bits = x.view("u4")
+    bits[0, :6] = 0x3F801000, 0x3F803000, 0x3FFFF000, 0x7F800000, 0xFF800000, 0x7F800001
+    raw, unused = np.zeros(128, "f4"), np.zeros((8, 16), "f4")
+    maps = [
+        encode_tensor_map(DeviceBuffer(a), [16, 8], [64], [16, 8], t) for a, t in ((x, "tfloat32"), (unused, "float32"))
+    ]
+    m.launch("tmacopy", 1, 128, [*maps, Out(raw), 0, 0, 1, 1])
+    got = raw.view("u4").reshape(8, 16)
+    assert got[0, :6].tolist() == [0x3F800000, 0x3F804000, 0x40000000, 0x7F800000, 0xFF800000, 0x7F800001]
+    rest = got[1:].view("f4").astype("f8")
+    assert not (got[1:] & 0x1FFF).any()
+    assert (np.abs(rest - x[1:]) <= np.abs(x[1:]) * 2.0**-11).all()
 
 
 def test_bulk_reduce(m):

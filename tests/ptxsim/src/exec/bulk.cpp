@@ -51,6 +51,14 @@ struct Tile {
   }
 };
 
+// To nearest even at 10 bits of mantissa; infinity and NaN stay.
+static void roundTf32(u8* p) {
+  u32 bits;
+  memcpy(&bits, p, 4);
+  if ((bits & 0x7f800000) != 0x7f800000) bits = (bits + 0xfff + (bits >> 13 & 1)) & 0xffffe000;
+  memcpy(p, &bits, 4);
+}
+
 void Exec::bulk(Warp& w, const Instr& in, u32 mk) {
   forLanes(mk, [&](int l) {
     st.tmaReq++;
@@ -94,12 +102,20 @@ void Exec::bulkLoad(Warp& w, const Instr& in, int l, const Tile& t) {
   shared(w, l, sharedAddr(w, l, SHARED, addr(w, in.o[3], l)), 8, mb, mboff);
   std::vector<u8> data(t.bytes, 0);
   st.tmaLoadBytes += t.bytes;
+  u64 sector = ~0ull;  // the last one that was counted: pieces of a row follow each other
   t.visit([&](u32 to, u64 from, u32 n, bool inside) {
     if (to < t.off || to + n > t.off + t.bytes) fail(w, l, "TMA destination is not aligned to its swizzle pattern");
     u8* d = &data[to - t.off];
-    if (inside)
+    if (inside) {
       memcpy(d, global(w, l, from, n, false, 1), n);
-    else if (t.map.oob) {  // NaN instead of zero
+      if (t.map.dtype == TENSOR_TF32)
+        for (u32 i = 0; i < n; i += 4) roundTf32(d + i);
+      for (u64 s = from / 32; s <= (from + n - 1) / 32; s++)
+        if (s != sector) {
+          sector = s;
+          st.tmaLoadSectors++;
+        }
+    } else if (t.map.oob) {  // NaN instead of zero
       const u32 nan = t.map.esize == 2 ? 0x7fff : 0x7fffffff;
       memcpy(d, &nan, std::min<u32>(n, 4));
     }

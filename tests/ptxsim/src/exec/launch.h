@@ -10,6 +10,7 @@ struct Stats {
   u64 sldReq = 0, sldWave = 0, sldBytes = 0, sstReq = 0, sstWave = 0, sstBytes = 0;
   u64 ldmReq = 0, ldmWave = 0, cpaReq = 0, cpaBytes = 0, cpaSectors = 0, cpaWave = 0;
   u64 mmaFlops = 0, mmaCount = 0, wgmmaFlops = 0, wgmmaCount = 0, tmaLoadBytes = 0, tmaStoreBytes = 0, tmaReq = 0;
+  u64 tmaLoadSectors = 0;
   u64 atomG = 0, atomS = 0, barriers = 0, blocks = 0, warps = 0, fp32Flops = 0, divergentBranches = 0;
 
   void add(const Stats& o) {  // every member is a u64

@@ -109,6 +109,7 @@ std::string statsJson(const LaunchResult& r, const Kernel& k) {
       {"fp32_flops", s.fp32Flops},
       {"tma_requests", s.tmaReq},
       {"tma_load_bytes", s.tmaLoadBytes},
+      {"tma_load_sectors", s.tmaLoadSectors},
       {"tma_store_bytes", s.tmaStoreBytes},
       {"atomics_global", s.atomG},
       {"atomics_shared", s.atomS},

@@ -14,6 +14,7 @@ struct TensorMap {
   u8 estr[5];
 };
 static_assert(sizeof(TensorMap) <= 128);
+constexpr u8 TENSOR_TF32 = 11;  // CU_TENSOR_MAP_DATA_TYPE_TFLOAT32: floats that loads round
 constexpr char TENSOR_MAP_MAGIC[] = "PTXSIMTM";
 
 // Chunks of 16 bytes change places within spans of 32, 64 or 128 bytes (modes 1 to 3), by the number of the row.

@@ -105,7 +105,7 @@ class PredictCase(_Sizes):
 
 # A 300th and a 30th of the usual rates: at full rate a unit that rounding switches on or off is soon all that a
 # comparison sees. With Hinton's rule weights are compared too; their change has to stand out from a weight's rounding.
-_ADAM = Recipe("", "", "", optimiser="adam", lr=1e-3 / 300, head_lr=1e-3 / 300, decay="none", head="none")
+_ADAM = Recipe("", "", {}, optimiser="adam", lr=1e-3 / 300, head_lr=1e-3 / 300, decay="none", head="none")
 NETWORKS = {
     "uniform": _ADAM,
     "hard": _ADAM.override(negatives="hard", head="all_but_first"),

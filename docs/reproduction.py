@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from math import nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -40,7 +41,7 @@ def read(place: Path) -> tuple[dict[str, Any], dict[str, Any], list[EpochRecord]
     """Settings, figures and history of one run; None for a folder without one."""
     if (place / RESULT).is_file():
         result = json.loads((place / RESULT).read_text())
-        recipe, history = result["recipe"], [EpochRecord.from_dict(fields) for fields in result["epochs"]]
+        recipe, history = result["recipe"], [EpochRecord.from_dict(_numbers(fields)) for fields in result["epochs"]]
         run = {"seed": recipe["seed"], "done": True, **{name: result[name] for name in COPIED if name in result}}
     elif (place / checkpoint.NAME).is_file():
         saved = checkpoint.load(place)
@@ -61,6 +62,15 @@ def read(place: Path) -> tuple[dict[str, Any], dict[str, Any], list[EpochRecord]
     own = Path(recipe["dataset"]).name  # a file's path is that of one machine
     run["command"] = run.get("command", "").replace(recipe["dataset"], own)
     return recipe | {"folder": None, "dataset": own}, run, history
+
+
+def _numbers(content: Any, key: str = "") -> Any:
+    """Figures as they were: JSON has null for those that are no number."""
+    if isinstance(content, dict):
+        return {name: _numbers(value, name) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_numbers(value) for value in content]
+    return nan if content is None and key not in ("", "head", "validation") else content
 
 
 def collect(runs: Path, results: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,6 +30,8 @@ def hybrid(x: Tensor, generator: torch.Generator, *, shape: Sequence[int], blurs
 
     Source: Hinton, arXiv 2212.13345, section 3.2; one operation, ``ffkern::hybrid_images_``, makes masks and images.
     """
+    if len(shape) != 3 or x.dim() != 2 or math.prod(shape) != x.shape[1]:
+        raise ValueError(f"shape is {tuple(shape)} and x is {list(x.shape)}; expected (C, H, W) and [N, C * H * W]")
     seed = torch.randint(2**63 - 1, (1,), generator=generator, device=x.device)
     drawn = torch.cat((seed, torch.zeros_like(seed)))
     images: Tensor

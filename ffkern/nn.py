@@ -686,15 +686,17 @@ class FFNet(nn.Module):
 
     # ------------------------------------------------------------ inputs
 
-    def _images(self, x: Tensor) -> Tensor:
+    def _images(self, x: Tensor, name: str = "x") -> Tensor:
         """[N, K] rows with room for the label in front."""
         inputs = self._layer(0).in_features - (self.classes if self.label == "concat" else 0)
         if not isinstance(x, Tensor):
-            raise TypeError(f"x is a {type(x).__name__}; expected a tensor [N, {inputs}]")
+            raise TypeError(f"{name} is a {type(x).__name__}; expected a tensor [N, {inputs}]")
         if x.dim() < 2 or math.prod(x.shape[1:]) != inputs:
-            raise ValueError(f"x has shape {list(x.shape)}; expected [N, {inputs}], or [N, ...] with as many inputs")
+            raise ValueError(
+                f"{name} has shape {list(x.shape)}; expected [N, {inputs}], or [N, ...] with as many inputs"
+            )
         if not x.is_floating_point():
-            raise TypeError(f"x is {str(x.dtype).removeprefix('torch.')}; expected float32, bfloat16 or float16")
+            raise TypeError(f"{name} is {str(x.dtype).removeprefix('torch.')}; expected float32, bfloat16 or float16")
         x = x.flatten(1)
         return nn.functional.pad(x, (self.classes, 0)) if self.label == "concat" else x
 
@@ -975,7 +977,7 @@ class FFNet(nn.Module):
         if head_opt is not None and self.head is None:
             raise ValueError("head_opt is given, but the network has no softmax head; build it with head_layers")
         with torch.no_grad():
-            images, others = self._images(x), self._images(negatives)
+            images, others = self._images(x), self._images(negatives, "negatives")
             if others.dtype != images.dtype or others.device != images.device:
                 raise ValueError(
                     f"negatives is {others.dtype} on {others.device}; expected {images.dtype} on {images.device}, as x"
@@ -1061,7 +1063,9 @@ class FFNet(nn.Module):
     def features(self, x: Tensor, labels: Tensor | None = None) -> list[Tensor]:
         """Normalised activities of every layer, [N, M_l] each, under the given labels (default: neutral)."""
         images = self._images(x)
-        if labels is None:
+        if labels is not None:
+            self._labelled("features under a label")
+        else:
             labels = torch.full((x.shape[0],), -1, dtype=torch.int64, device=x.device)
         kept = self._activities(images, labels[None], self._overlay(x))
         result = []
@@ -1086,6 +1090,8 @@ class FFNet(nn.Module):
             float32 [L, N, C], or [L, N] for given labels, and with label="none": how real the images look.
         """
         if self.label == "none":
+            if labels is not None:
+                self._labelled("goodness of labels")
             return torch.stack([rows[1] for rows in self._pass(self._images(x), x.new_empty(0), self.overlay)])
         if labels is not None:
             self._check_labels(labels, x.shape[0])

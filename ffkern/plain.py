@@ -83,7 +83,7 @@ class PlainNet(FFNet):
         self.activation = _choice("activation", activation, tuple(ACTIVATIONS))
         self.pair_loss = _choice("pair_loss", pair_loss, ("threshold", *PAIR_LOSSES))
         self.between = _choice("between", between, BETWEEN)
-        if regions < 1:
+        if isinstance(regions, bool) or not isinstance(regions, int) or regions < 1:
             raise ValueError(f"regions is {regions}; expected an integer of at least 1")
         if not 0 <= weight_noise < math.inf:
             raise ValueError(f"weight_noise is {weight_noise}; expected a finite number of at least 0")

@@ -167,11 +167,13 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         _one_of("schedule", schedule, SCHEDULES)
-        if net.label == "none" and (not callable(negatives) or schedule != "simultaneous"):
+        if net.label == "none" and not callable(negatives):
             raise ValueError(
-                f"negatives is {negatives!r} and schedule {schedule!r}; expected a function that makes negative "
-                "images, and 'simultaneous', for a network with label='none'"
+                f"negatives is {negatives!r}; expected a function that makes negative images, for a network with "
+                "label='none'"
             )
+        if net.label == "none" and schedule != "simultaneous":
+            raise ValueError(f"schedule is {schedule!r}; expected 'simultaneous' for a network with label='none'")
         if isinstance(negatives, str):
             _one_of("negatives", negatives, NEGATIVES)
         elif net.label != "none":
@@ -385,7 +387,7 @@ class Trainer:
         if self._make_negatives is not None:
             self.net.step_images(
                 images,
-                self._make_negatives(images, generator),
+                self._checked(self._make_negatives(images, generator), images),
                 self.opt,
                 labels=None if self.head_opt is None else labels,
                 head_opt=self.head_opt,
@@ -406,6 +408,20 @@ class Trainer:
         else:
             index = int(stage.split()[1])
             self.net.step_layer(index, images, labels, self.opt, negatives=self.negatives, generator=generator)
+
+    @staticmethod
+    def _checked(negatives: Any, images: Tensor) -> Tensor:
+        """What the function made, if a layer can learn from it."""
+        if not isinstance(negatives, Tensor):
+            raise TypeError(f"negatives gave a {type(negatives).__name__}; expected a tensor of images")
+        if negatives.dim() < 2 or negatives[:1].numel() != images[:1].numel():
+            raise ValueError(
+                f"negatives gave shape {list(negatives.shape)}; expected at least one image, each like those of "
+                f"{list(images.shape)}"
+            )
+        if negatives.device.type == "cpu" and not bool(negatives.isfinite().all()):  # elsewhere it would mean waiting
+            raise ValueError("negatives gave NaN or infinity; expected finite numbers")
+        return negatives
 
     def _record(self, stage: str, validation: tuple[Tensor, Tensor] | None) -> EpochRecord:
         start = time.perf_counter()

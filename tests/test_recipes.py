@@ -101,15 +101,36 @@ def test_override_leaves_the_original():
         ({"regions": 0}, "regions is 0; expected an integer of at least 1"),
         ({"phase": -1}, "phase is -1; expected an integer of at least 0"),
         ({"phase": 5, "pair_loss": "symba"}, "phase is 5; expected 0 with pair_loss='symba': pairs need both rows"),
-        ({"weight_noise": -0.5}, "weight_noise is -0.5; expected a number of at least 0"),
+        ({"weight_noise": -0.5}, "weight_noise is -0.5; expected a number >= 0"),
         ({"activation": "tanh"}, "activation is 'tanh'; expected 'relu' or 'leaky' or 'gelu' or 'student_t'"),
         ({"path": "fused", "regions": 2}, "path is 'fused' with regions=2; expected 'auto' or 'plain'"),
         ({"schedule": "greedy-batch"}, "decay is 'linear'; expected 'none' with schedule='greedy-batch'"),
+        ({"schedule": "greedy-batch", "decay": "none", "head": "all"}, "head is 'all' .* expected no head"),
+        (
+            {"label": "none", "negatives": "hybrid", "schedule": "greedy"},
+            "schedule is 'greedy'; expected 'simultaneous'",
+        ),
+        ({"lr": -1.0}, "lr is -1.0; expected a number >= 0"),
+        ({"head_lr": -1.0}, "head_lr is -1.0; expected a number >= 0"),
+        ({"generator_lr": -1.0}, "generator_lr is -1.0; expected a number >= 0"),
+        ({"peer": -1.0}, "peer is -1.0; expected a number >= 0"),
+        ({"temperature": 0.0}, "temperature is 0.0; expected a number > 0"),
+        ({"momentum": 1.0}, "momentum is 1.0; expected a number in "),
     ],
 )
 def test_bad_settings_are_named(settings, text):
     with pytest.raises(ValueError, match=text):
         RECIPES["digits"].override(**settings)
+
+
+def test_a_generator_needs_pixels_from_0_to_1():
+    recipe = RECIPES["generator"].override(layers=(8,))
+    images = mnist_like()
+    spread = data.Dataset("mnist", 3 * images.train_x, images.train_y, images.test_x, images.test_y, 10, images.shape)
+    net = recipe.network(784, 10, 1.0)
+    recipe.trainer(net, images)
+    with pytest.raises(ValueError, match=r"the images are in 0 \.\. .*; expected 0 \.\. 1 with negatives='generated'"):
+        recipe.trainer(net, spread)
 
 
 # ---------------------------------------------------------------- what they build

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
+import re
 from functools import partial
 
 import op_cases as cases
@@ -99,8 +101,9 @@ def test_hybrids_leave_the_images_alone():
     kept = x.detach().clone()
     assert not negatives.hybrid(x, draws(), shape=SHAPE)[0].requires_grad
     assert torch.equal(x, kept)
-    with pytest.raises(RuntimeError, match="height is 7 and width 6"):
-        negatives.hybrid(x, draws(), shape=(1, 7, 6))
+    for shape in ((1, 7, 6), SHAPE[1:], (3, *SHAPE[1:])):
+        with pytest.raises(ValueError, match=re.escape(f"shape is {shape} and x is [4, {INPUTS}]; expected (C, H, W)")):
+            negatives.hybrid(x, draws(), shape=shape)
 
 
 # ---------------------------------------------------------------- a step against the specification
@@ -354,7 +357,7 @@ def test_networks_that_learn_otherwise_are_told():
 
 
 def test_what_such_a_network_tells():
-    """Goodness, features, logits and answers from the formulas in float64; labels have no part in them."""
+    """Goodness, features, logits and answers from the formulas in float64; labels are refused."""
     net, (x, y) = make(), data()
     torch.nn.init.normal_(net.head.weight)
     torch.nn.init.normal_(net.head.bias)
@@ -382,9 +385,9 @@ def test_what_such_a_network_tells():
         # each row of a layer is a sum of up to 60 products, normalised by what the layer before erred in
         assert_not_worse(value, eager[name], exact[name], floor=60 * UNIT * float(exact[name].abs().max()), what=name)
     assert torch.equal(net.predict_softmax(x), net.logits(x).argmax(1))
-    assert torch.equal(net.goodness(x, y), goodness)
-    for a, b in zip(features, net.features(x, y), strict=True):
-        assert torch.equal(a, b)
+    for ask in (net.goodness, net.features):
+        with pytest.raises(RuntimeError, match="label is 'none'"):
+            ask(x, y)
     wrong = float((exact["logits"].argmax(1) != y).double().mean())
     margin = exact["logits"].topk(2).values
     near = float((margin[:, 0] - margin[:, 1] < 1e-4).double().mean())
@@ -466,15 +469,23 @@ def test_the_trainer_does_not_notice_the_device():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"negatives": "uniform"},
-            "negatives is 'uniform' and schedule 'simultaneous'; expected a function that makes",
-        ),
-        ({"schedule": "greedy"}, "and schedule 'greedy'; expected a function that makes negative images, and 'simul"),
+        ({"negatives": "uniform"}, "negatives is 'uniform'; expected a function that makes negative images"),
+        ({"schedule": "greedy"}, "schedule is 'greedy'; expected 'simultaneous'"),
     ],
 )
 def test_the_trainer_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         trainer_of(make(), **options)
+    x, y = data()
+    for made, error, text in (
+        (None, TypeError, "negatives gave a NoneType; expected a tensor"),
+        (x[:, 1:], ValueError, f"negatives gave shape .*{INPUTS - 1}"),
+        (x * math.nan, ValueError, "negatives gave NaN or infinity"),
+    ):
+        net = make()
+        before = copy.deepcopy(net.state_dict())
+        with pytest.raises(error, match=text):
+            trainer_of(net, negatives=lambda images, generator, made=made: made).fit(x, y)
+        assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())
     with pytest.raises(ValueError, match="negatives is a function and the network's label 'concat'"):
         trainer_of(FFNet([INPUTS, 9], CLASSES, label="concat"))

@@ -100,7 +100,7 @@ def keep(
     result = _result(trainer, images, chosen, command)
     if folder is not None and unsaved is None:
         try:
-            write_whole(folder / RESULT, json.dumps(result, indent=2) + "\n")
+            write_whole(folder / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
         except OSError as error:
             unsaved = error
     return Outcome(trainer, result, unsaved, interruptible.interrupted)
@@ -129,14 +129,23 @@ def _result(trainer: Trainer, images: data.Dataset, chosen: Recipe, command: str
         "seconds": history.seconds,
         "median_epoch_seconds": median(r.seconds for r in history.epochs) if history.epochs else None,
         "eager": None,
-        "epochs": history.as_dicts(),
+        "epochs": _finite(history.as_dicts()),
     }
+
+
+def _finite(content: Any) -> Any:
+    """The same with None for numbers that JSON does not have: figures of rows that took no part, or that diverged."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def diverged(result: dict[str, Any]) -> int:
     """Exit code of a run by its losses: 1, with a complaint, if one of them is not finite."""
     layers = [layer for record in result["epochs"] for layer in record["layers"] if layer is not None]
-    if not all(math.isfinite(layer["loss"]) for layer in layers):
+    if any(layer["loss"] is None for layer in layers):
         return complain("a loss is not finite: the training diverged; a lower --lr may help", 1)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -283,11 +284,15 @@ def _table(history: History) -> Table:
         table.add_row(
             str(i),
             f"{layer.loss:.4f}",
-            f"{layer.goodness_pos:.3f}",
-            f"{layer.goodness_neg:.3f}",
-            f"{100 * layer.separation:.1f} %",
-            f"{100 * layer.kept_pos:.1f} %",
-            f"{100 * layer.kept_neg:.1f} %",
+            _figure(layer.goodness_pos, "{:.3f}"),
+            _figure(layer.goodness_neg, "{:.3f}"),
+            _figure(100 * layer.separation, "{:.1f} %"),
+            _figure(100 * layer.kept_pos, "{:.1f} %"),
+            _figure(100 * layer.kept_neg, "{:.1f} %"),
             str(epoch),
         )
     return table
+
+
+def _figure(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else form.format(value)  # of rows that took no part

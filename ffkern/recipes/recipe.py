@@ -144,6 +144,22 @@ class Recipe:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected an integer of at least {least}")
+        for name in (
+            "lr",
+            "head_lr",
+            "generator_lr",
+            "weight_decay",
+            "head_weight_decay",
+            "peer",
+            "eps",
+            "weight_noise",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number >= 0")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}; expected a number > 0")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; expected a number in [0, 1)")
         if self.shift and self.scaling == "mean-image":
             raise ValueError(f"shift is {self.shift}; expected 0 with scaling='mean-image', where no pixel is blank")
         if (self.label == "none") != (self.negatives in UNLABELLED):
@@ -155,10 +171,15 @@ class Recipe:
             raise ValueError(
                 f"scaling is {self.scaling!r}; expected 'none' with negatives='generated', pixels in 0 .. 1"
             )
+        if self.label == "none" and self.schedule != "simultaneous":
+            raise ValueError(f"schedule is {self.schedule!r}; expected 'simultaneous' with label='none'")
+        if self.schedule == "greedy-batch" and self.head_layers is not None:
+            raise ValueError(
+                f"head is {self.head!r} and negatives {self.negatives!r}; expected no head with "
+                "schedule='greedy-batch', which trains none"
+            )
         if self.label == "none" and self.head_layers is None:
             raise ValueError("head is 'none'; expected layers for a softmax head with label='none': it alone answers")
-        if self.weight_noise < 0:
-            raise ValueError(f"weight_noise is {self.weight_noise}; expected a number of at least 0")
         if self.phase and self.pair_loss != "threshold":
             raise ValueError(
                 f"phase is {self.phase}; expected 0 with pair_loss={self.pair_loss!r}: pairs need both rows"
@@ -224,7 +245,10 @@ class Recipe:
     @property
     def path_taken(self) -> str:
         """The same in words, with the reason."""
-        return f"plain PyTorch: {_shown(self.unfused or {'path': self.path})}" if self.plain else "fused kernels"
+        if not self.plain:
+            return "fused kernels"
+        rounded = "" if self.precision == "float32" else "; rows in float32"
+        return f"plain PyTorch: {_shown(self.unfused or {'path': self.path})}{rounded}"
 
     # ------------------------------------------------------------ what they make
 
@@ -299,6 +323,12 @@ class Recipe:
         if wrong == "hybrid":
             wrong = partial(_hybrid, shape=images.shape, blurs=self.blurs)
         elif wrong == "generated":
+            x = images.train_x
+            if len(x) and not 0 <= float(x.min()) <= float(x.max()) <= 1:
+                raise ValueError(
+                    f"the images are in {float(x.min()):g} .. {float(x.max()):g}; expected 0 .. 1 with "
+                    "negatives='generated'"
+                )
             wrong = partial(generated, net=net)
         return Trainer(
             net,

@@ -375,7 +375,7 @@ def layer_step(
     """One training step of one layer; the arguments are those of the functions above.
 
     In this order: forward with the weights as they are, loss and coef, the peer mean (only if
-    peer_strength > 0, from the h just computed), gradient, optimiser.  Nothing is differentiated
+    given, from the h just computed), gradient, optimiser.  Nothing is differentiated
     with respect to x.  The gradient is that of the loss itself, through layer_forward.  With x in
     low precision, peer mean and gradient use h before it is rounded to the dtype of x.
     """
@@ -386,9 +386,9 @@ def layer_step(
     with torch.enable_grad():
         h, g, _, h_norm = layer_forward(x, w, b, x_norm, norm, eps, goodness)
         loss, _, stats = local_loss(g, sign, row_weight, threshold, temperature)
-        if peer_strength > 0:
-            if peer_mean is None:
-                raise ValueError("peer_mean is None; with peer_strength > 0 it must be a tensor")
+        if peer_strength > 0 and peer_mean is None:
+            raise ValueError("peer_mean is None; with peer_strength > 0 it must be a tensor")
+        if peer_mean is not None:
             p, peer_mean = peer_update(h.detach(), sign, peer_mean, peer_strength, peer_momentum)
             z, _ = _pre_activation(x, w, b, x_norm, norm, eps)
             loss = loss + (p * z[sign > 0]).sum()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 
-import emulated
 import pytest
 import torch
-from op_cases import CPU, CUDA, ISAS, UNITS
+from op_cases import CPU, CUDA, ISAS, UNITS, forced, running_on
 
 # Else torch's products on a GPU count as not deterministic. Read when cuBLAS starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -24,42 +22,19 @@ def seed() -> int:
     return value
 
 
-@contextlib.contextmanager
-def _forced(**values: str) -> Iterator[list[str]]:
-    """Environment variables that choose the CPU's path, and that path."""
-    with emulated.environment(**values):
-        yield torch.ops.ffkern.reset_cpu_path().split(";")
-    torch.ops.ffkern.reset_cpu_path()
-
-
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set that this build has and this machine runs."""
-    with _forced(FFKERN_CPU_ISA=request.param) as path:
+    with forced(FFKERN_CPU_ISA=request.param) as path:
         assert path[0] == request.param
         yield request.param
 
 
 def _on(where: str) -> Iterator[str]:
-    kind, _, which = where.rpartition("-")
-    if kind == "cpu":
-        with _forced(FFKERN_CPU_ISA=which, FFKERN_BF16="fma") as path:
-            assert (path[0], path[3]) == (which, "fma")
-            yield where
-    elif kind == "cpu-bf16":
-        with _forced(FFKERN_BF16=which) as path:
-            assert path[3] == which
-            yield where
-    elif kind == "emulated-cuda":
-        with emulated.device(which):
-            yield where
-    elif which == "cpu":
+    if where == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU on this machine")
+    with running_on(where):
         yield where
-    else:
-        if not torch.cuda.is_available():
-            pytest.skip("no GPU on this machine")
-        with torch.device("cuda"):
-            yield where
 
 
 @pytest.fixture(params=[*CPU, *CUDA])
@@ -84,7 +59,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(params=["blas", "own"])
 def product(request: pytest.FixtureRequest) -> Iterator[str]:
     """torch's BLAS and the library's own matrix product; which one is the default depends on the processor."""
-    with _forced(FFKERN_GEMM=request.param) as path:
+    with forced(FFKERN_GEMM=request.param) as path:
         assert path[2] == request.param
         yield request.param
 

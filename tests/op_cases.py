@@ -31,6 +31,34 @@ CUDA = [
     pytest.param("cuda", marks=pytest.mark.gpu),
 ]
 
+
+@contextlib.contextmanager
+def forced(**values: str) -> Iterator[list[str]]:
+    """Environment variables that choose the CPU's path, and that path."""
+    try:
+        with emulated.environment(**values):
+            yield torch.ops.ffkern.reset_cpu_path().split(";")
+    finally:
+        torch.ops.ffkern.reset_cpu_path()
+
+
+@contextlib.contextmanager
+def running_on(where: str) -> Iterator[None]:
+    """The operations run on this entry of CPU, UNITS or CUDA for a while; "cpu" is the default path."""
+    kind, _, which = where.rpartition("-")
+    with contextlib.ExitStack() as stack:
+        if kind == "cpu":
+            path = stack.enter_context(forced(FFKERN_CPU_ISA=which, FFKERN_BF16="fma"))
+            assert (path[0], path[3]) == (which, "fma")
+        elif kind == "cpu-bf16":
+            assert stack.enter_context(forced(FFKERN_BF16=which))[3] == which
+        elif kind == "emulated-cuda":
+            stack.enter_context(emulated.device(which))
+        elif which == "cuda":
+            stack.enter_context(torch.device("cuda"))
+        yield
+
+
 FENCE = 12288.0  # in any dtype
 NORM_GOODNESS = [
     ("l2", "mean_sq"),

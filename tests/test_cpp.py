@@ -69,26 +69,46 @@ def test_threads(core: Path) -> None:
     assert " 0 failures" in run(core / "test_threads")
 
 
+def test_kernels(core: Path) -> None:
+    assert " 0 failures" in run(core / "test_kernels")
+
+
+def caught(program: Path, mistake: str) -> str:
+    """What a sanitizer reports of a mistake that the program makes in a call of a kernel."""
+    done = subprocess.run([program, mistake], capture_output=True, text=True)
+    assert done.returncode != 0, f"{mistake} is not caught"
+    return done.stderr
+
+
 def test_core_with_sanitizers() -> None:
+    """AddressSanitizer and UndefinedBehaviorSanitizer: clean, and a mistake inside of a kernel is caught by each."""
     flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
     folder = build(
         ROOT / "build" / "core-sanitizers",
         f"-DCMAKE_CXX_FLAGS={flags}",
         "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
     )
-    for test in ("test_core", "test_threads"):
+    for test in ("test_core", "test_kernels", "test_threads"):
         assert " 0 failures" in run(folder / test)
+    report = caught(folder / "test_kernels", "address")
+    assert re.search(r"heap-buffer-overflow.*\nWRITE of size 4 .*\n +#0 .* in ffkern::cpu::forward", report), report
+    report = caught(folder / "test_kernels", "undefined")
+    assert re.search(r"csrc/cpu/\w+\.\w+:\d+:\d+: runtime error: load of misaligned address", report), report
 
 
 def test_threads_with_thread_sanitizer(core: Path, tmp_path: Path) -> None:
+    """Every kernel on a pool of threads is clean, and tasks that two threads run at once are caught."""
     probe = tmp_path / "probe.cpp"
     probe.write_text("int main() {}")
     command = [cached(core, "CMAKE_CXX_COMPILER"), "-fsanitize=thread", str(probe), "-o", str(tmp_path / "probe")]
     if subprocess.run(command, capture_output=True).returncode or subprocess.run([tmp_path / "probe"]).returncode:
         pytest.skip("ThreadSanitizer does not work here")
     options = "-DCMAKE_CXX_FLAGS=-fsanitize=thread", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"
-    folder = build(ROOT / "build" / "core-threads", *options, target="test_threads")
-    assert " 0 failures" in run(folder / "test_threads")
+    for test in ("test_threads", "test_kernels"):
+        folder = build(ROOT / "build" / "core-threads", *options, target=test)
+        assert " 0 failures" in run(folder / test)
+    report = caught(folder / "test_kernels", "thread")
+    assert re.search(r"data race.*\n.* by .*:\n +#0 ffkern::cpu::", report), report
 
 
 def test_shared_library_can_be_unloaded_while_its_threads_sleep(shared: Path) -> None:

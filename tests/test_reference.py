@@ -373,9 +373,8 @@ def test_step_is_forward_loss_peer_gradient_update(norm, goodness, strength):
 
     h, g, scale, h_norm = ref.layer_forward(x, weight, bias, None, norm, 0.1, goodness)
     _, coef, stats = ref.local_loss(g, SIGN, row_weight, **LOSS)
-    peer = None
-    if strength:
-        peer, mean = ref.peer_update(h, SIGN, mean, strength, 0.7)
+    peer, mean = ref.peer_update(h, SIGN, mean, strength, 0.7)  # without strength the mean moves, and pulls nothing
+    assert bool(peer.any()) == bool(strength)
     updated = ref.layer_update(x, h, scale, coef, SIGN, peer, weight, bias, ws, bs, step, 0.3, goodness, **rates)
     expected = (*updated, mean, h, h_norm, stats)
     for a, b in zip(new, expected, strict=True):

@@ -110,11 +110,13 @@ def check_parity(
     arguments: dict[str, Any],
     draws: int = 0,
     unit: float = UNIT,
+    floor: float = 0.0,
 ) -> Results:
     """operation(**arguments) against the reference, result by result; returns what it gave.
 
     ``unit`` is the rounding of the operands of a product, where that is coarser than float32's: tensor cores multiply
-    weights, activities and rounded gradients in the 16-bit dtype of x, or in tf32.
+    weights, activities and rounded gradients in the 16-bit dtype of x, or in tf32. ``floor`` is added to every
+    bound: what numbers lose that are too small for float32.
 
     Integers have to be equal, floats obey assert_not_worse with eager = the reference on the same
     arguments in their own dtype.
@@ -136,5 +138,5 @@ def check_parity(
             assert torch.equal(value, want), name
             continue
         assert value.dtype == plain.dtype, f"{name} is {value.dtype}, expected {plain.dtype}"
-        assert_not_worse(value, plain, want, floors[name], name)
+        assert_not_worse(value, plain, want, floors[name] + floor, name)
     return got

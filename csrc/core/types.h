@@ -68,9 +68,11 @@ struct OptimiserParams {
   double beta1 = 0.9;    // momentum for kSgd and kEma
   double beta2 = 0.999;  // kAdam and kAdamW, as eps
   double eps = 1e-8;
-  double weight_decay = 0.0;   // kEma: of weights only; the others: of biases too
-  int64_t step = 1;            // number of this update, counted from 1
-  double row_tolerance = 0.0;  // rows that teach less than this are left out of dW (csrc/cpu/lessons.h); 0: none is
+  double weight_decay = 0.0;  // kEma: of weights only; the others: of biases too
+  int64_t step = 1;           // number of this update, counted from 1
+  // Rows that teach less than this are left out of dW (csrc/cpu/lessons.h); 0: none is. Has to be 0 unless is_linear():
+  // the scratch that kAdam and kAdamW ask for has no room for the choice.
+  double row_tolerance = 0.0;
 };
 
 /// State slots of an optimiser: momentum, or the two moments.
@@ -91,7 +93,7 @@ struct UpdateRule {
 };
 
 struct PeerParams {
-  float strength = 0.0f;  // lambda; 0 switches peer normalisation off
+  float strength = 0.0f;  // lambda; with 0 a mean that is given moves, and pulls nothing
   float momentum = 0.9f;
 };
 

@@ -54,7 +54,7 @@ def _parsed(name: str, value: Any) -> Any:
             raise typer.BadParameter(f"{value!r}; expected numbers of units such as 500,500", param_hint=hint)
         return tuple(map(int, parts))
     if name == "folder" or (name == "dataset" and value.endswith(".npz")):
-        return str(Path(value).absolute())  # a run is to be found again from another folder
+        return str(Path(value).resolve())  # a run is to be found again from another folder
     words = {"threshold": "width", "label_value": "max"}
     if name in words and value != words[name]:
         try:

@@ -27,7 +27,7 @@ from ..recipes.questions import BASE, QUESTIONS
 from ..trainer import RECORDED_UPDATES, evaluate
 from . import runs
 from ._say import ANSWERS, clock, complain, errors
-from ._settings import add_settings, changes, given, options
+from ._settings import add_settings, changes, given, options, written
 from .data import here
 from .plot import drawn
 
@@ -104,6 +104,9 @@ def reproduce(
         if shares is not None and task.name in shares.left_out:
             continue
         try:
+            late = shares is not None and task is not tasks[0] and time.monotonic() >= shares.ends
+            if late and not (out / task.folder).is_dir():  # else what is there is shown, or goes on
+                raise ValueError("the budget was used up before its turn")
             done[task.name] = list(_runs(task, numbers, out, shares, threads, quiet))
         except (ValueError, OSError, ModuleNotFoundError, RuntimeError, MemoryError) as error:
             if isinstance(error, typer.Exit) or len(tasks) == 1:
@@ -167,10 +170,10 @@ class _Task:
         base, question = (QUESTIONS[key].recipe, QUESTIONS[key].words) if kind else (RECIPES[name], None)
         if question is not None:
             fixed = {"layers", *changes(base, BASE)}  # its thresholds are numbers for so many units
-            for setting in fixed & changed.keys():
+            for setting in (setting for setting in changed if setting in fixed):
+                new, old = written(changed[setting]), written(getattr(base, setting))
                 raise typer.BadParameter(
-                    f"{changed[setting]}; expected none with questions, for {name} has its own",
-                    param_hint=_option(setting),
+                    f"{new}; expected none with questions, for {name} has {old}", param_hint=_option(setting)
                 )
         chosen = base.override(**changed)
         if chosen.patience and not chosen.held_out:  # now, not after loading and timing

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from ffkern.recipes import RECIPES
-from ffkern.recipes.budget import FEWEST, MARGIN, NARROWEST, Pace, duration, length, scale
+from ffkern.recipes.budget import FEWEST, MARGIN, NARROWEST, Pace, TooShortError, duration, length, scale
 
 BASES = {
     "hinton": RECIPES["hinton"],
@@ -79,8 +79,20 @@ def test_the_least_budget_that_a_refusal_names_is_enough():
         scale(RECIPES["hinton"], 1, pace)
     least = int(str(refused.value).split("at least ")[1].split(" s")[0])
     assert scale(RECIPES["hinton"], least, pace).epochs == 1
-    with pytest.raises(ValueError, match="1 epochs with layers of 250, 250, 250 units"):
+    with pytest.raises(ValueError, match="1 epoch with layers of 250, 250, 250 units"):
         scale(RECIPES["hinton"], least - 1, pace)
+
+
+def test_layers_that_may_not_be_narrower_stay():
+    def pace(recipe):
+        return Pace(0.0, sum(recipe.layers) / 1000)
+
+    recipe, least = RECIPES["hinton"], 3 / (1 - MARGIN)  # of one epoch
+    assert scale(recipe, 7.5 * least, pace).layers == (250,) * 3
+    assert scale(recipe, 7.5 * least, pace, narrow=False) == recipe.override(epochs=7)
+    with pytest.raises(TooShortError, match="1 epoch with layers of 1000, 1000, 1000 units") as refused:
+        scale(recipe, 0.9 * least, pace, narrow=False)
+    assert refused.value.needed == math.ceil(least)
 
 
 def test_every_width_is_measured_once_and_no_more_than_needed():

@@ -16,6 +16,7 @@ from nested import assert_same
 
 import ffkern
 from ffkern import checkpoint, cli
+from ffkern.cli import _settings
 from ffkern.recipes import RECIPES, Recipe
 from ffkern.recipes.budget import MARGIN, Pace
 from ffkern.recipes.questions import QUESTIONS, Question
@@ -99,7 +100,7 @@ def test_measured_beside_published(capsys, monkeypatch, no_pictures):
         "one, seed 0 source a book published 50.00 % by goodness of all layers, 20.00 % by softmax head measured" in err
     )
     assert "error on the 450 test images, once, at the last epoch (3), by goodness of all layers, all but the" in err
-    assert "time at most" in err
+    assert "time about" in err
     assert "changed" not in out + err
     tests = []
     for seed in (0, 4):
@@ -184,6 +185,29 @@ def test_changed_settings_have_a_folder_of_their_own(capsys, no_pictures):
     assert sorted(path.name for path in Path("runs/reproduce").iterdir()) == ["two", "two+layers=6,5+lr=0.01"]
 
 
+def test_many_changes_have_a_folder_with_a_short_name():
+    changed = {"folder": "x", "layers": (7,) * 99, "lr": 0.25, "dataset": "/a/" + "b" * 200 + ".npz"}
+    one, other = (module._Task.of("one", changed | {"lr": lr}).folder for lr in (0.25, 0.5))
+    assert one == module._Task.of("one", changed).folder != other
+    assert one.startswith("one+dataset=bbbb")
+    assert len(one) <= len("one") + 150
+    plain = {"lr": 0.25, "batch_size": 51, "temperature": 2.5, "epochs": 31}
+    assert sorted(module._Task.of("one", plain).folder.split("+")) == [
+        "batch_size=51",
+        "epochs=31",
+        "lr=0.25",
+        "one",
+        "temperature=2.5",
+    ]
+
+
+def test_the_command_names_a_file_without_detours(tmp_path):
+    assert _settings.given({"dataset": "sub/../x.npz", "folder": "../" + tmp_path.name}) == {
+        "dataset": str(tmp_path.resolve() / "x.npz"),
+        "folder": str(tmp_path.resolve()),
+    }
+
+
 def test_ctrl_c_before_training_is_an_interruption_too(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "measured", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     code, out, _ = run(capsys, "two")
@@ -266,6 +290,32 @@ def test_list(capsys, monkeypatch, no_pictures):
     assert any(line.rstrip().endswith("seed-1 2 of 3 epochs") for line in lines)
 
 
+def test_the_list_shows_changed_runs_too(capsys, monkeypatch, no_pictures):
+    monkeypatch.setitem(RECIPES, "one", ONE.override(epochs=1))
+    monkeypatch.setitem(RECIPES, "one-more", replace(ONE, name="one-more"))
+    monkeypatch.setattr(module.budget, "scale", lambda recipe, *_, **__: recipe)
+    assert run(capsys, "one", "--lr", "0.01", "-q")[0] == 0
+    assert run(capsys, "one", "--budget", "9m", "--seeds", "3", "-q")[0] == 0
+    assert run(capsys, "one-more", "--epochs", "1", "-q")[0] == 0
+    interrupt_after(monkeypatch, 30)
+    assert run(capsys, "one", "--epochs", "2", "-q")[0] == 130
+    assert run(capsys, "one", "--epochs", "0", "--seeds", "7", "-q")[0] == 0
+    Path("runs/reproduce/one+epochs=2/seed-1").mkdir()
+    for name in ("checkpoint.pt", "metrics.csv"):
+        Path("runs/reproduce/one+epochs=2/seed-1", name).write_text("x")
+    out = run(capsys, "--list")[1]
+    assert "digits, 1 epoch, layers 12,9" in out
+    ends = [" ".join(line.split()).partition("+")[2] for line in out.splitlines() if "+" in line]
+    assert ends == [
+        "budget=9m seed-3 done",
+        "epochs=0 seed-7 done",
+        "epochs=2 seed-0 1 of 2 epochs",
+        "epochs=2 seed-1 damaged",
+        "lr=0.01 seed-0 done",
+        "epochs=1 seed-0 done",  # of one-more
+    ]
+
+
 def test_questions(capsys, monkeypatch):
     argv = ["questions", "--seeds", "0,1"]
     code, out, err = run(capsys, *argv)
@@ -287,10 +337,39 @@ def test_questions(capsys, monkeypatch):
     assert run(capsys, *argv)[1] == out
 
 
+def test_questions_stay_what_they_ask(capsys, monkeypatch):
+    """Layers are as wide as the words say, and what a question has chosen is its own."""
+    base = replace(TWO, name="base", layers=(400,), epochs=4)
+    monkeypatch.setattr(module, "BASE", base)
+    monkeypatch.setitem(QUESTIONS, "greed", Question("Is greed good?", replace(base, schedule="greedy")))
+    monkeypatch.setitem(QUESTIONS, "head", Question("Does a head help?", replace(base, lr=0.01, negatives="hard")))
+    for option, value in {"schedule": "simultaneous", "lr": "0.01", "negatives": "all", "layers": "9"}.items():
+        code, out, err = run(capsys, "questions", f"--{option}", value, "-q")
+        assert (code, out) == (2, "")
+        assert f"Invalid value for --{option}: {value}; expected none with questions, for questions/" in err
+    assert not Path("runs").exists()
+    monkeypatch.setattr(module, "measured", lambda recipe, images, pictures: Pace(0.0, 1e3 * len(recipe.negatives)))
+    code, out, err = run(capsys, "questions", "--batch-size", "60", "--budget", "40000s", "-q")
+    assert (code, err) == (0, "")
+    assert "changed: batch size 60 instead of 50, epochs 2 instead of 4 (questions/greed)" in out
+    assert out.count("changed: ") == 1 + ("changed: batch size 60 instead of 50 (questions/head)" in out)
+    for name in QUESTIONS:
+        place = f"runs/reproduce/questions/{name}+batch_size=60+budget=40000s-of-2/seed-0"
+        assert kept(place)["recipe"]["layers"] == [400]
+    code, out, _ = run(capsys, "questions", "--epochs", "1", "-q")
+    assert code == 0
+    assert out.startswith("changed: epochs 1 instead of 4\n")
+
+
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
         ([], "Invalid value for NAME...: none; expected one, gone, two, all, questions, or --list"),
+        (["digits"], "'digits' has no published figure; `ffkern train --recipe digits` trains it"),
+        (["--list", "--budget", "10s"], "Invalid value for --budget: 10s; expected none with --list"),
+        (["--list", "--json", "-"], "Invalid value for --json: -; expected none with --list"),
+        (["--list", "--threads", "2"], "Invalid value for --threads: 2; expected none with --list"),
+        (["--list", "--head-lr", "2"], "Invalid value for --head-lr: 2.0; expected none with --list"),
         (["three"], "Invalid value for NAME...: 'three'; expected one, gone, two, all or questions"),
         (["one", "--list"], "Invalid value for NAME...: one; expected none with --list"),
         (["one", "--seeds", "0,0"], "Invalid value for --seeds: '0,0'; expected different numbers such as 0,1,2"),
@@ -304,6 +383,8 @@ def test_questions(capsys, monkeypatch):
         (["two", "--patience", "3"], "ffkern: patience is 3; expected held-out images to watch (--held-out)"),
         (["two", "--budget", "0.001s"], "ffkern: the budget leaves 0 s for two; expected at least"),
         (["one", "--json", "none/x.json"], "'none/x.json'; expected '-' or a file in a folder that exists"),
+        (["gone", "--patience", "2"], "ffkern: patience is 2; expected held-out images"),  # before it looks for any
+        (["two", "--seeds", "0,1", "--budget", "0.5s"], "; its share of the budget, 0 s / 2 seeds"),
         (["gone"], "ffkern: mnist is not in"),
     ],
 )
@@ -382,7 +463,8 @@ def test_a_budget_scales_and_stays_as_it_was_chosen(capsys, monkeypatch, no_pict
 def test_a_budget_is_shared_among_those_left(capsys, monkeypatch, no_pictures):
     shares = []
 
-    def scale(recipe, seconds, pace):
+    def scale(recipe, seconds, pace, narrow):
+        assert narrow
         shares.append(seconds)
         return recipe.override(epochs=1)
 
@@ -393,6 +475,49 @@ def test_a_budget_is_shared_among_those_left(capsys, monkeypatch, no_pictures):
         "one+budget=60m-of-3",
         "two+budget=60m-of-3",
     ]
+
+
+def test_the_last_give_way_to_the_first(capsys, monkeypatch, no_pictures):
+    """Ten recipes of at least a minute in four: each with what is left, the last ones without."""
+    names = [f"r{i}" for i in range(10)]
+    for name in names:
+        monkeypatch.setitem(RECIPES, name, replace(TWO, name=name))
+    least = 60 * (1 - MARGIN) - 1  # a second for loading
+    monkeypatch.setattr(module, "measured", lambda recipe, images, pictures: Pace(least - 0.001, 0.001))
+    code, out, err = run(capsys, *names, "--budget", "245s", "--json", "-", "-q")
+    found = json.loads(out)
+    assert code == 1
+    assert [entry["name"] for entry in found["done"]] == names[:4]
+    assert found["left_out"] == names[4:]
+    assert not found["failed"]
+    more = int(err.split("at least ")[1].split(" s more")[0])
+    assert err == f"ffkern: left out: {', '.join(names[4:])}; the budget is 245s, expected at least {more} s more"
+    assert 10 * 59 - 245 <= more <= 10 * 60 - 245
+    # One that needs more than all of it keeps nobody out.
+    monkeypatch.setattr(
+        module, "measured", lambda recipe, images, pictures: Pace(1e4 if recipe.name == "r0" else 0.0, 0.001)
+    )
+    code, out, err = run(capsys, *names[:3], "--budget", "244s", "--json", "-", "-q")
+    found = json.loads(out)
+    assert [entry["name"] for entry in found["done"]] == names[1:3]
+    assert not found["left_out"]
+    assert "the budget leaves 81 s for r0; expected at least 117" in found["failed"]["r0"]
+    assert found["failed"]["r0"].endswith("; its share of the budget, 244 s / 3 recipes")
+
+
+def test_nothing_is_measured_once_the_budget_is_used_up(capsys, monkeypatch, no_pictures):
+    seen = []
+
+    def measured(recipe, images, pictures):
+        seen.append(recipe.name)
+        return Pace(9.0, 1.0)
+
+    monkeypatch.setattr(module, "measured", measured)
+    code, out, err = run(capsys, "one", "two", "--budget", "0.001s", "-q")
+    assert (code, out) == (1, "")
+    assert seen == ["one"]
+    assert "one failed: the budget leaves 0 s for one; expected at least 12" in err
+    assert err.endswith("ffkern: two failed: the budget was used up before its turn")
 
 
 def test_a_run_keeps_to_its_budget(capsys, monkeypatch, no_pictures):

@@ -13,7 +13,7 @@ import typer
 
 from ..recipes import Recipe
 
-__all__ = ["add_settings", "changes", "given", "options"]
+__all__ = ["add_settings", "changes", "given", "options", "written"]
 
 LEFT_OUT = ("folder", "seed")  # of what tells one set of settings from another
 
@@ -54,7 +54,7 @@ def _parsed(name: str, value: Any) -> Any:
             raise typer.BadParameter(f"{value!r}; expected numbers of units such as 500,500", param_hint=hint)
         return tuple(map(int, parts))
     if name == "folder" or (name == "dataset" and value.endswith(".npz")):
-        return str(Path(value).absolute())  # a run is to be found again from another folder
+        return str(Path(value).resolve())  # a run is to be found again from another folder
     words = {"threshold": "width", "label_value": "max"}
     if name in words and value != words[name]:
         try:
@@ -71,7 +71,7 @@ def changes(chosen: Recipe, base: Recipe) -> dict[str, tuple[str, str]]:
     """
     names = [f.name for f in Recipe.settings() if f.name not in LEFT_OUT]
     pairs = {name: (getattr(chosen, name), getattr(base, name)) for name in names}
-    return {name: (_written(new), _written(old)) for name, (new, old) in pairs.items() if new != old}
+    return {name: (written(new), written(old)) for name, (new, old) in pairs.items() if new != old}
 
 
 def options(chosen: Recipe, base: Recipe) -> list[str]:
@@ -80,5 +80,6 @@ def options(chosen: Recipe, base: Recipe) -> list[str]:
     return [word for pair in words for word in pair]
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """The value of a setting as the command line writes it."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -22,11 +23,11 @@ from rich.table import Table
 from .. import checkpoint, data
 from .._files import write_whole
 from ..recipes import RECIPES, Recipe, budget
-from ..recipes.questions import QUESTIONS
+from ..recipes.questions import BASE, QUESTIONS
 from ..trainer import RECORDED_UPDATES, evaluate
 from . import runs
 from ._say import ANSWERS, clock, complain, errors
-from ._settings import add_settings, changes, given, options
+from ._settings import add_settings, changes, given, options, written
 from .data import here
 from .plot import drawn
 
@@ -44,6 +45,7 @@ ORDER = (
     "supervised-jitter-paper",
 )
 PLOTS = "plots"  # in the folder of a run
+TOLD_BYTES = 150  # of changed settings in the name of a folder; file systems take 255 in all
 UNITS = {"s": 1, "m": 60, "h": 3600}
 MEASURED_SECONDS, MEASURED_UPDATES, MEASURED_IMAGES = 2.0, 50, 200  # at most, to estimate a run's time
 PICTURES_SECONDS = 6.0  # of a run, beside the passes over the test images
@@ -78,14 +80,18 @@ def reproduce(
     begun = time.monotonic()
     changed = given(settings)
     if listing:
-        if names:
-            raise typer.BadParameter(f"{' '.join(names)}; expected none with --list", param_hint="NAME...")
+        unused = {"NAME...": " ".join(names or []), "--budget": time_budget, "--threads": threads, "--json": json_path}
+        unused |= {_option(name): new for name, new in changed.items() if name != "folder"}
+        for hint, value in unused.items():
+            if value not in (None, ""):
+                raise typer.BadParameter(f"{value}; expected none with --list", param_hint=hint)
         Console(highlight=False, soft_wrap=True).print(_listed(out, changed.get("folder")))
         return
     runs.check_json(json_path)
     numbers = _numbers(seeds)
     seconds = None if time_budget is None else _seconds(time_budget)
     tasks = [_Task.of(name, changed) for name in _expanded(names or [])]
+    shares = None if seconds is None else _Shares(begun + seconds, list(tasks), len(numbers))
     if time_budget is not None:
         sharing = len(tasks) * len(numbers)
         for task in tasks:
@@ -94,10 +100,14 @@ def reproduce(
     default = torch.get_num_threads()
     done: dict[str, list[dict[str, Any]]] = {}
     failed: dict[str, str] = {}
-    for i, task in enumerate(tasks):
-        share = None if seconds is None else (seconds - (time.monotonic() - begun)) / (len(tasks) - i)
+    for task in tasks:
+        if shares is not None and task.name in shares.left_out:
+            continue
         try:
-            done[task.name] = list(_runs(task, numbers, out, share, threads, quiet))
+            late = shares is not None and task is not tasks[0] and time.monotonic() >= shares.ends
+            if late and not (out / task.folder).is_dir():  # else what is there is shown, or goes on
+                raise ValueError("the budget was used up before its turn")
+            done[task.name] = list(_runs(task, numbers, out, shares, threads, quiet))
         except (ValueError, OSError, ModuleNotFoundError, RuntimeError, MemoryError) as error:
             if isinstance(error, typer.Exit) or len(tasks) == 1:
                 raise
@@ -105,24 +115,30 @@ def reproduce(
             continue
         finally:
             torch.set_num_threads(default)
+            if shares is not None:
+                shares.waiting.remove(task)
         if task.question is None and json_path != "-":
             _show(task, done[task.name])
     if json_path != "-":
         asked = [task for task in tasks if task.question is not None and task.name in done]
         if asked:
-            Console(highlight=False, soft_wrap=True).print(_answers(asked, done))
+            _show_answers(asked, done)
+    left_out = [] if shares is None else shares.left_out
     if json_path is not None:
-        text = json.dumps(
-            {"done": [_plain(t, done[t.name]) for t in tasks if t.name in done], "failed": failed}, indent=2
-        )
+        shown = [_plain(task, done[task.name]) for task in tasks if task.name in done]
+        text = json.dumps({"done": shown, "failed": failed, "left_out": left_out}, indent=2)
         if json_path == "-":
             print(text)
         else:
             write_whole(Path(json_path), text + "\n")
     for name, why in failed.items():
         complain(f"{name} failed: {why}", 1)
+    if shares is not None and left_out:
+        complain(
+            f"left out: {', '.join(left_out)}; the budget is {time_budget}, expected at least {shares.more} s more", 1
+        )
     codes = [runs.diverged(result) for results in done.values() for result in results]
-    raise typer.Exit(max([*codes, int(bool(failed))]))
+    raise typer.Exit(max([*codes, int(bool(failed or left_out))]))
 
 
 add_settings(reproduce, without=("seed",))
@@ -144,15 +160,72 @@ class _Task:
 
     @classmethod
     def of(cls, name: str, changed: dict[str, Any]) -> _Task:
-        """A task by the name of a recipe, or "questions/..."; its folder's name says what was changed of it."""
+        """A task by the name of a recipe, or "questions/..."; its folder's name says what was changed of it.
+
+        Raises:
+            typer.BadParameter: a question would no longer be the one that its words ask.
+            ValueError: a setting has no such value, or there is nothing to be patient about.
+        """
         kind, _, key = name.rpartition("/")
         base, question = (QUESTIONS[key].recipe, QUESTIONS[key].words) if kind else (RECIPES[name], None)
+        if question is not None:
+            fixed = {"layers", *changes(base, BASE)}  # its thresholds are numbers for so many units
+            for setting in (setting for setting in changed if setting in fixed):
+                new, old = written(changed[setting]), written(getattr(base, setting))
+                raise typer.BadParameter(
+                    f"{new}; expected none with questions, for {name} has {old}", param_hint=_option(setting)
+                )
         chosen = base.override(**changed)
+        if chosen.patience and not chosen.held_out:  # now, not after loading and timing
+            raise ValueError(f"patience is {chosen.patience}; expected held-out images to watch (--held-out)")
         # A path has only its end here. Should two paths meet in one name, the check of the settings tells them apart.
-        told = [
+        told = "".join(
             f"+{n}={re.sub('[^A-Za-z0-9.,_-]', '', Path(new).name)}" for n, (new, _) in changes(chosen, base).items()
-        ]
-        return cls(name, base, chosen, name + "".join(told), f"ffkern reproduce {kind or name}", question)
+        )
+        if len(told) > TOLD_BYTES:
+            told = f"{told[: TOLD_BYTES - 10]}..{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+        return cls(name, base, chosen, name + told, f"ffkern reproduce {kind or name}", question)
+
+
+@dataclass
+class _Shares:
+    """What is left of a budget, in equal shares for those that wait; the last of them give way to the first."""
+
+    ends: float  # on the clock of time.monotonic
+    waiting: list[_Task]  # the one at work, then those to come
+    seeds: int
+    left_out: list[str] = field(default_factory=list)
+    more: int = 0  # seconds that the budget lacks for these, at least
+
+    def scaled(self, recipe: Recipe, begun: float, pace: Callable[[Recipe], budget.Pace]) -> Recipe:
+        """The recipe of the first that waits, scaled down to its share; the last are left out if it needs theirs too.
+
+        Args:
+            begun: when its share began, which the pace counts from.
+
+        Raises:
+            ValueError: all that is left is too short for it; then nobody is left out.
+        """
+        narrow, left = self.waiting[0].question is None, max(self.ends - begun, 0.0)
+        while True:
+            sharing = len(self.waiting) * self.seeds
+            try:
+                return budget.scale(recipe, left / sharing, pace, narrow=narrow)
+            except budget.TooShortError as short:
+                fitting = min(int(left / (short.needed * self.seeds)), len(self.waiting) - 1)
+                if not fitting and sharing == 1:
+                    raise
+                if not fitting:
+                    names = [(len(self.waiting), "recipe"), (self.seeds, "seed")]
+                    parts = "".join(f" / {_counted(n, what)}" for n, what in names if n > 1)
+                    raise ValueError(f"{short}; its share of the budget, {left:.0f} s{parts}") from short
+                self.more = max(self.more, math.ceil(short.needed * sharing - left))
+                self.left_out[:0] = [task.name for task in self.waiting[fitting:]]
+                del self.waiting[fitting:]
+
+
+def _option(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
 
 
 def published() -> list[str]:
@@ -166,6 +239,10 @@ def _expanded(names: list[str]) -> list[str]:
     groups = {"all": published(), "questions": [f"questions/{key}" for key in QUESTIONS]}
     known = [*published(), *groups]
     for name in names:
+        if name in RECIPES and name not in known:
+            raise typer.BadParameter(
+                f"{name!r} has no published figure; `ffkern train --recipe {name}` trains it", param_hint="NAME..."
+            )
         if name not in known:
             raise typer.BadParameter(f"{name!r}; expected {', '.join(known[:-1])} or {known[-1]}", param_hint="NAME...")
     if not names:
@@ -191,14 +268,14 @@ def _seconds(text: str) -> float:
 
 
 def _runs(
-    task: _Task, seeds: list[int], out: Path, share: float | None, threads: int | None, quiet: bool
+    task: _Task, seeds: list[int], out: Path, shares: _Shares | None, threads: int | None, quiet: bool
 ) -> Iterator[dict[str, Any]]:
     """The result of each seed: read if its run is done, else trained from where it stands."""
     begun, default = time.monotonic(), torch.get_num_threads()
     places = {seed: out / task.folder / f"seed-{seed}" for seed in seeds}
     settings = {seed: _settings_in(place) for seed, place in places.items()}
     there = None
-    if share is not None:  # what a budget chose is for all seeds
+    if shares is not None:  # what a budget chose is for all seeds
         known = map(_settings_in, sorted((out / task.folder).glob("seed-*")))
         there = next((found for found in known if found is not None), None)
     chosen = task.chosen if there is None else _as_scaled(task.chosen, there)
@@ -226,8 +303,8 @@ def _runs(
             saved = checkpoint.load(place) if settings[seed] is not None else None
             torch.set_num_threads(default)
             runs.use_threads(threads, saved)
-            if share is not None and there is None and seed == seeds[0]:
-                chosen = budget.scale(chosen, share / len(seeds), pace_now)
+            if shares is not None and there is None and seed == seeds[0]:
+                chosen = shares.scaled(chosen, begun, pace_now)
             wanted = chosen.override(seed=seed)
             if not quiet:
                 _announce(task, wanted, images, budget.duration(wanted, pace(wanted.layers)), saved)
@@ -364,7 +441,7 @@ def _announce(
         done = saved.trainer["updates"] / max(_updates(wanted, images), 1)
         seconds *= 1 - done
         lines["goes on"] = f"after {100 * done:.1f} % of the updates"
-    lines["time"] = f"at most {clock(seconds)}, by a few updates with threads: {torch.get_num_threads()}"
+    lines["time"] = f"about {clock(seconds)}, by a few updates with threads: {torch.get_num_threads()}"
     print(f"{task.name}, seed {wanted.seed}" + (f": {task.question}" if task.question else ""), file=sys.stderr)
     for name, text in lines.items():
         print(f"  {name:11}{text}", file=sys.stderr)
@@ -372,6 +449,10 @@ def _announce(
 
 def _told(changed: dict[str, tuple[str, str]]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {new} instead of {old}" for name, (new, old) in changed.items())
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)
 
 
 def _percent(value: float) -> str:
@@ -410,6 +491,18 @@ def _show(task: _Task, results: list[dict[str, Any]]) -> None:
     console.print(f"training {times}{stopped}")
 
 
+def _show_answers(tasks: list[_Task], done: dict[str, list[dict[str, Any]]]) -> None:
+    """What was changed of all questions, or of which, and the table."""
+    console = Console(highlight=False, soft_wrap=True)
+    told: dict[str, list[str]] = {}
+    for task in tasks:
+        told.setdefault(_told(_changed(task, done[task.name])), []).append(task.name)
+    for changed, names in told.items():
+        if changed:
+            console.print(f"changed: {changed}" + (f" ({', '.join(names)})" if len(told) > 1 else ""))
+    console.print(_answers(tasks, done))
+
+
 def _answers(tasks: list[_Task], done: dict[str, list[dict[str, Any]]]) -> Table:
     """The questions, with errors as mean (least - largest) over the seeds."""
     table = Table("question", "path", *ANSWERS.values(), box=None)
@@ -444,20 +537,28 @@ def _listed(out: Path, folder: str | None) -> Table:
     table = Table("name", "what", "data here", "run", box=None)
     for name in published():
         recipe = RECIPES[name]
-        places = sorted((out / name).glob("seed-*"))
+        places = [*sorted(out.glob(f"{name}/seed-*")), *sorted(out.glob(f"{name}+*/seed-*"))]
         layers = ",".join(map(str, recipe.layers))
-        what = f"{errors(recipe.figures)}\n{recipe.dataset}, {recipe.epochs} epochs, layers {layers}\n{recipe.source}"
-        standing = "\n".join(f"{place.name} {standing_of(place, recipe)}" for place in places) or "not begun"
-        table.add_row(name, what, here(recipe.dataset, folder), standing)
+        size = f"{recipe.dataset}, {_counted(recipe.epochs, 'epoch')}, layers {layers}"
+        what = f"{errors(recipe.figures)}\n{size}\n{recipe.source}"
+        standing = "\n".join(
+            f"{place.parent.name.removeprefix(name)} {place.name} {standing_of(place)}".strip() for place in places
+        )
+        table.add_row(name, what, here(recipe.dataset, folder), standing or "not begun")
     return table
 
 
-def standing_of(place: Path, recipe: Recipe) -> str:
+def standing_of(place: Path) -> str:
     """How far the run in a folder has come."""
     if (place / runs.RESULT).is_file():
         return "done"
     if not (place / runs.TABLE).is_file():
         return "not begun"
-    if recipe.schedule != "simultaneous":
+    try:
+        settings = _settings_in(place)
+    except ValueError:
+        return "damaged"
+    if settings is None or settings["schedule"] != "simultaneous":
         return "begun"
-    return f"{len((place / runs.TABLE).read_text().splitlines()) - 1} of {recipe.epochs} epochs"
+    records = len((place / runs.TABLE).read_text().splitlines()) - 1
+    return f"{records} of {_counted(settings['epochs'], 'epoch')}"

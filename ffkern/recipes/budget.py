@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .recipe import Recipe
 
-__all__ = ["SCALED", "Pace", "duration", "length", "scale"]
+__all__ = ["SCALED", "Pace", "TooShortError", "duration", "length", "scale"]
 
 SCALED = ("epochs", "iterations", "layers")  # settings that a budget may change
 MARGIN = 0.15  # of the time is left for what was not measured: start, checkpoints, logs, other processes
@@ -26,6 +26,19 @@ class Pace:
     unit: float
 
 
+class TooShortError(ValueError):
+    """Not even the least run fits a time.
+
+    Args:
+        text: what is said.
+        needed: seconds that would do.
+    """
+
+    def __init__(self, text: str, needed: int) -> None:
+        super().__init__(text)
+        self.needed = needed
+
+
 def length(recipe: Recipe) -> str:
     """The setting that a run's time is proportional to: "epochs", or "iterations" with the schedule "greedy-batch"."""
     return "iterations" if recipe.schedule == "greedy-batch" else "epochs"
@@ -36,7 +49,7 @@ def duration(recipe: Recipe, pace: Pace) -> float:
     return pace.fixed + int(getattr(recipe, length(recipe))) * pace.unit
 
 
-def scale(recipe: Recipe, seconds: float, pace: Callable[[Recipe], Pace]) -> Recipe:
+def scale(recipe: Recipe, seconds: float, pace: Callable[[Recipe], Pace], *, narrow: bool = True) -> Recipe:
     """The recipe, or the best smaller one that takes at most so many seconds, a margin left free.
 
     A recipe that fits stays as it is. Else it gets as many epochs as fit (the decay of the rate scales with them),
@@ -47,9 +60,10 @@ def scale(recipe: Recipe, seconds: float, pace: Callable[[Recipe], Pace]) -> Rec
     Args:
         seconds: for the whole run.
         pace: of a recipe on this machine; asked again for every width.
+        narrow: whether layers may become narrower. False keeps what is said of their width true.
 
     Raises:
-        ValueError: not even one epoch with the narrowest layers fits; the text says how many seconds it takes.
+        TooShortError: not even one epoch with the narrowest layers fits; the text says how many seconds it takes.
     """
     name, usable = length(recipe), (1 - MARGIN) * seconds
     wanted = int(getattr(recipe, name))
@@ -58,15 +72,18 @@ def scale(recipe: Recipe, seconds: float, pace: Callable[[Recipe], Pace]) -> Rec
         now = pace(recipe)
         if duration(recipe, now) <= usable:
             return recipe
-        narrower = tuple(min(units, max(NARROWEST, units // 2)) for units in recipe.layers)
+        halved = tuple(min(units, max(NARROWEST, units // 2)) for units in recipe.layers)
+        narrower = halved if narrow else recipe.layers
         if now.fixed + one * now.unit <= usable:
             fitting = max(one, math.floor((usable - now.fixed) / now.unit))
             if fitting >= least or narrower == recipe.layers:
                 return recipe.override(**{name: fitting})
         elif narrower == recipe.layers:
             needed = math.ceil((now.fixed + one * now.unit) / (1 - MARGIN))
-            raise ValueError(
-                f"the budget leaves {seconds:.0f} s for {recipe.name}; expected at least {needed} s: {one} {name} with "
-                f"layers of {', '.join(map(str, recipe.layers))} units"
+            what = name.removesuffix("s") if one == 1 else name
+            raise TooShortError(
+                f"the budget leaves {seconds:.0f} s for {recipe.name}; expected at least {needed} s: {one} {what} with "
+                f"layers of {', '.join(map(str, recipe.layers))} units",
+                needed,
             )
         recipe = recipe.override(layers=narrower)

@@ -212,7 +212,7 @@ class Trainer:
                 "negatives is 'hard', which needs every layer's answer; expected 'uniform' or "
                 f"'all' with schedule={schedule!r}"
             )
-        if net.classes < 2:
+        if net.classes < 2 and net.label != "none":
             raise ValueError(f"net has {net.classes} class; expected at least 2, so that a label can be wrong")
         self._learning = [i for i in range(len(net.layers)) if _layer(net, i).weight.requires_grad]
         if not self._learning:

@@ -926,6 +926,18 @@ def test_command_draws_what_a_network_without_labels_has(saved, drawn, tmp_path,
         assert torch.equal(drawn["samples"][0][1], saved.images.test_x[:6])
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"), [("goodness", "sees no labels"), ("activity", "sees no labels"), ("samples", "has no generator")]
+)
+def test_command_says_what_a_network_cannot_have(saved, drawn, tmp_path, kind, why):
+    typer = pytest.importorskip("typer")
+    saved.recipe.negatives = "hybrid"
+    saved.net = make_net(label="none", head_layers="all")
+    with pytest.raises(typer.BadParameter, match=f"{kind}; expected another kind for a network that {why}"):
+        saved.plot(tmp_path, kind=kind)
+    assert not drawn.keys() - {"saved"}
+
+
 def test_command_draws_what_is_asked(saved, drawn, tmp_path, capsys):
     file = tmp_path / "checkpoint.pt"
     saved.plot(file, kind="goodness", seed=7)

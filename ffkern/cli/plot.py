@@ -80,6 +80,13 @@ def drawn(saved: checkpoint.Saved, folder: Path, kind: str = "all", image: int =
         "negatives": negatives,
         "samples": lambda: figures.samples(net, x[:ROWS], saved.shape, draws()),
     }
+    # What such a network cannot have, by what it is.
+    other = {"goodness", "activity"} if net.label == "none" else set[str]()
+    if saved.recipe.negatives != "generated":
+        other.add("samples")
+    if kind in other:
+        what = "sees no labels" if kind != "samples" else "has no generator"
+        raise typer.BadParameter(f"{kind}; expected another kind for a network that {what}", param_hint="--kind")
     wanted: list[str] = [kind]
     if kind == "all":  # then what cannot be drawn is left out
         no_picture = "" if saved.shape[0] in (1, 3) else f"the images have {saved.shape[0]} channels"
@@ -91,10 +98,6 @@ def drawn(saved: checkpoint.Saved, folder: Path, kind: str = "all", image: int =
         for name, why in lacking.items():
             if why:
                 print(f"ffkern: no {name}: {why}", file=sys.stderr)
-        # What such a network cannot have, by what it is, needs no words.
-        other = {"goodness", "activity"} if net.label == "none" else set[str]()
-        if saved.recipe.negatives != "generated":
-            other.add("samples")
         wanted = [name for name in draw if not lacking.get(name) and name not in other]
     for name in wanted:
         yield figures.save(draw[name](), folder / f"{name}.png")

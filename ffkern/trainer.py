@@ -27,6 +27,7 @@ __all__ = ["Callback", "EpochRecord", "HeadRecord", "History", "LayerRecord", "T
 
 SCHEDULES = ("simultaneous", "greedy", "greedy-batch")
 NEGATIVES = ("uniform", "hard", "all")
+ANSWERS = ("error", "error_but_first", "error_softmax")  # figures of evaluate(), one for each way of answering
 TRAINED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 EVALUATED_ROWS = 2048  # images a call: bounds the memory of an evaluation
 GENERATOR_STATES = ([5056], [16])  # bytes, on the CPU and in CUDA
@@ -603,7 +604,7 @@ def evaluate(net: FFNet, x: Tensor, y: Tensor) -> dict[str, float]:
         "error_softmax": the head's answer, if there is a head.
     """
     labelled = net.label != "none"
-    names = ["error", "error_but_first"] * labelled + ["error_softmax"] * (net.head is not None)
+    names = [*ANSWERS[:2]] * labelled + [ANSWERS[2]] * (net.head is not None)
     if not names:
         raise ValueError("net has neither labels nor a head; expected one of them to answer with")
     wrong = torch.zeros(len(names), dtype=torch.int64, device=x.device)

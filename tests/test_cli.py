@@ -5,7 +5,6 @@ import io
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 import torch
+from interrupts import interrupt_after
 from nested import assert_same
 from PIL import Image
 
@@ -249,18 +249,6 @@ def test_a_kept_run_is_complete(kept):
     assert torch.equal(saved.scaling.mean, images.scaling.mean)
     rows = (kept / "metrics.csv").read_text().splitlines()
     assert len(rows) == 4
-
-
-def interrupt_after(monkeypatch, updates):
-    """Ctrl-C during that update."""
-    real = checkpoint.Checkpointer.on_update
-
-    def on_update(self, trainer):
-        if trainer.updates == updates:
-            signal.raise_signal(signal.SIGINT)
-        real(self, trainer)
-
-    monkeypatch.setattr(checkpoint.Checkpointer, "on_update", on_update)
 
 
 @pytest.mark.parametrize("updates", [1, 20, 21, 40, 62])

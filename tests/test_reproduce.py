@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from interrupts import interrupt_after
 from nested import assert_same
 
 import ffkern
@@ -24,6 +25,7 @@ from ffkern.trainer import Trainer, evaluate
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 module = importlib.import_module("ffkern.cli.reproduce")
+importlib.import_module("ffkern.cli.train")  # its options name the recipes that there are when it is imported
 ONE = replace(
     RECIPES["digits"], name="one", source="a book", published={"error": 50.0, "error_softmax": 20.0}, layers=(12, 9),
     epochs=3, held_out=300, negatives="hard",
@@ -72,18 +74,6 @@ def no_training(monkeypatch):
         raise AssertionError("it trains")
 
     monkeypatch.setattr(Trainer, "run", refuse)
-
-
-def interrupt_after(monkeypatch, updates):
-    """Ctrl-C during that update."""
-    real = checkpoint.Checkpointer.on_update
-
-    def on_update(self, trainer):
-        if trainer.updates == updates:
-            signal.raise_signal(signal.SIGINT)
-        real(self, trainer)
-
-    monkeypatch.setattr(checkpoint.Checkpointer, "on_update", on_update)
 
 
 def row(out, name):

@@ -17,7 +17,7 @@ from .. import data, negatives, optim
 from ..generator import LinearGenerator, generated
 from ..nn import FFNet
 from ..plain import PlainNet
-from ..trainer import Callback, Trainer
+from ..trainer import ANSWERS, Callback, Trainer
 
 __all__ = ["Recipe"]
 
@@ -35,7 +35,6 @@ FUSED: dict[str, Any] = {  # the only values of these settings that the kernels 
     "weight_noise": 0.0,
     "between": "nothing",
 }
-ANSWERS = ("error", "error_but_first", "error_softmax")  # of trainer.evaluate
 
 
 def _setting(default: Any, text: str) -> Any:

@@ -1,0 +1,6 @@
+"""Would the tests notice? Kernels with one mistake each, and the cases that have to find it.
+
+``ptx`` makes the mistakes in the PTX of the CUDA kernels and ``cuda`` runs them on the software driver; ``cpu`` makes
+and runs them in the C++ sources of the CPU kernels. ``outcomes`` keeps what was found, so that a run that was stopped
+goes on. ``python -m mutation`` (in tests/) is the command.
+"""

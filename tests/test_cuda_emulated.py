@@ -301,8 +301,8 @@ LESSONS = ["ffkern_masses", "ffkern_choose", "ffkern_gather", "ffkern_owed"]
 
 
 def faded(rows: int, images: int, teaching: int) -> Tensor:
-    """Weights of rows such that the first images teach, and the others 2^-40 as much."""
-    return torch.where(torch.arange(rows) % images < teaching, 1.0, 2.0**-40)
+    """Weights of rows such that the last images teach, and the others 2^-40 as much."""
+    return torch.where(torch.arange(rows) % images >= images - teaching, 1.0, 2.0**-40)
 
 
 @every_math
@@ -328,6 +328,24 @@ def test_rows_left_out_in_every_arithmetic(variants: int, peer: bool, math: str,
     assert product["grid"][1] > 1
 
 
+@pytest.mark.parametrize(("math", "long"), [("bf16", 2065), ("bf16", 2072), ("f32", 1034), ("f32", 1036)])
+@pytest.mark.parametrize("operand", ["x", "h"])
+def test_long_rows_are_gathered_whole(operand: str, math: str, long: int) -> None:
+    """More than 16 bytes a thread of a block, with and without an odd end."""
+    dtype, _, unit = MATHS[math]
+    shape = (40, long, 12) if operand == "x" else (40, 12, long)
+    g = cases.update_arguments(cases.step_arguments(*shape, optimiser="sgd", peer=True), True)
+    g["coef"] = (g["coef"] + 0.1) * faded(40, 40, 8)
+    g["x"], g["h"] = (g[name].to(dtype).float() for name in ("x", "h"))
+
+    def update(x: Tensor, h: Tensor, **rest: Any) -> dict[str, Any]:
+        with emulated.device("sm_80"):
+            return cases.update(x=x.to(dtype), h=h.to(dtype), **rest)
+
+    with forced(math), emulated.environment(**leaving_rows_out):
+        check_parity(update, cases.update_reference, g, unit=unit)
+
+
 @pytest.mark.parametrize("variants", [0, 2])
 def test_too_many_rows_to_leave_any_out_are_the_bits_of_all_rows(variants: int) -> None:
     layout = {"variants": variants, "classes": 10} if variants else {}
@@ -341,7 +359,7 @@ def test_too_many_rows_to_leave_any_out_are_the_bits_of_all_rows(variants: int) 
         some = step_on("sm_80", **a, counted=True)
     for name in ("weight", "bias", "weight_state", "bias_state", "peer_mean", "stats"):
         assert torch.equal(got[name], whole[name]), name
-    teaching = a["sign"].view(-1, 90)[:, :40]
+    teaching = a["sign"].view(-1, 90)[:, -40:]
     assert some["stats"][7:].tolist() == [float((teaching > 0).sum()), float((teaching < 0).sum())]
 
 
@@ -376,6 +394,31 @@ def test_sums_of_many_rows_and_labels(rows: int, classes: int, variants: int) ->
         rows, 80, 9, classes=classes, variants=variants if classes else 0, optimiser="sgd", peer=True
     )
     check_parity(lambda **a: step_on("sm_80", **a), cases.step_reference, a)
+
+
+@pytest.mark.parametrize("dtype", every_operation.DTYPES, ids=str)
+def test_head_of_many_images(dtype: torch.dtype) -> None:
+    """A block takes four images where there are enough of them; the last one has less, and so has the last of units."""
+    for classes, widths in [(13, [33, 130]), (3, [261])]:
+        a = cases.head_arguments(4 * 60 + 3, widths, classes)
+        a["h"] = [part.to(dtype) for part in a["h"]]
+        with emulated.device("sm_80"):
+            check_parity(cases.head, cases.head_reference, a, unit=STORAGE_UNIT[dtype])
+        assert [r["kernel"] for r in emulated.load().driver_last_stats()] == ["ffkern_head_forward_4"]
+        emulated.load().driver_clear()
+
+
+@pytest.mark.parametrize("dtype", every_operation.DTYPES, ids=str)
+def test_hybrid_images_beyond_shared_memory(dtype: torch.dtype, driver: ModuleType) -> None:
+    """The planes of an image then lie in global memory, and blocks take several images in turn."""
+    for images, shape, blurs in [(3, (67, 93), 2), (1, (1, 6145), 1)]:
+        a = cases.hybrid_arguments(images, *shape, 2, blurs=blurs, dtype=dtype, drawn=2**32 - 2)
+        with emulated.device("sm_80"):
+            got = cases.hybrid(**a)
+        want = cases.hybrid_reference(**a)
+        assert all(torch.equal(value, got[name]) for name, value in want.items())
+        assert driver.driver_last_stats()[0]["kernel"] == "ffkern_hybrid_global"
+        driver.driver_clear()
 
 
 def test_nothing_to_add_up() -> None:
@@ -755,12 +798,14 @@ def test_operand_traffic_at_4096_2000_2000(kind: str, driver: ModuleType) -> Non
 @pytest.mark.parametrize("first", range(9))
 @pytest.mark.parametrize("pitch", [40, 44, 46, 47])
 def test_writes_nothing_around_its_outputs(first: int, pitch: int, math: str, instance: str) -> None:
-    """h as a view at any offset and pitch; the elements between and around its rows stay."""
+    """h as a view at any offset and pitch; the elements between and around its rows stay. Rows end with 1 to 7 elements
+    of a vector."""
     dtype = MATHS[math][0]
-    a = cases.layer_arguments(35, 24, 37, dtype=dtype)
+    units = 33 + (first + pitch // 2) % 7
+    a = cases.layer_arguments(35, 24, units, dtype=dtype)
     sentinel = 1234.0
     buffer = torch.full((first + 36 * pitch,), sentinel, dtype=dtype)
-    h = buffer.as_strided((35, 37), (pitch, 1), first)
+    h = buffer.as_strided((35, units), (pitch, 1), first)
     vectors = [torch.full((35 + 6,), sentinel) for _ in range(3)]
     goodness, scale, h_norm = (v[3:-3] for v in vectors)
 
@@ -772,7 +817,7 @@ def test_writes_nothing_around_its_outputs(first: int, pitch: int, math: str, in
 
     check_parity(in_place, cases.forward_reference, a, unit=MATHS[math][2])
     outside = torch.ones_like(buffer, dtype=torch.bool)
-    outside.as_strided((35, 37), (pitch, 1), first).fill_(False)
+    outside.as_strided((35, units), (pitch, 1), first).fill_(False)
     assert bool((buffer[outside] == sentinel).all())
     for vector in vectors:
         assert bool((vector[:3] == sentinel).all())

@@ -23,6 +23,7 @@ def _load() -> ctypes.CDLL:
     text, pointer = ctypes.c_char_p, ctypes.c_void_p
     loaded.ptxsim_register_named.argtypes = [pointer, ctypes.c_size_t, ctypes.c_uint, text]
     loaded.ptxsim_unregister.argtypes = loaded.ptxsim_unwritten.argtypes = [pointer]
+    loaded.ptxsim_on_load.argtypes = [pointer]
     loaded.ptxsim_set_option.argtypes = [text, ctypes.c_longlong]
     loaded.ptxsim_get_option.argtypes = [text, ctypes.POINTER(ctypes.c_longlong)]
     return loaded
@@ -73,6 +74,36 @@ def driver_options(**options: int):
     finally:
         for name, value in before.items():
             driver_set_option(name, value)
+
+
+_hook = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)
+
+
+@contextlib.contextmanager
+def driver_on_load(instead):
+    """For a while modules are loaded from other PTX than they hold: instead(ptx) returns it, or None. What it raises is
+    raised at the end."""
+    kept, errors = [], []  # the driver reads the text after the call
+
+    def call(ptx):
+        try:
+            text = instead(ptx.decode())
+        except Exception as error:  # which cannot pass through the driver
+            errors.append(error)
+            return None
+        if text is None:
+            return None
+        kept.append(ctypes.create_string_buffer(text.encode()))
+        return ctypes.addressof(kept[-1])
+
+    hook = _hook(call)
+    driver().ptxsim_on_load(hook)
+    try:
+        yield
+    finally:
+        driver().ptxsim_on_load(None)
+    if errors:
+        raise errors[0]
 
 
 class registered:  # noqa: N801

@@ -512,6 +512,21 @@ def test_statistics_and_printf(files, gpu, capfd):
     assert "value 42" in capfd.readouterr().out
 
 
+def test_other_ptx_at_load_time(files, gpu):
+    plain = gpu.load(files / "k80.ptx")
+    with ptxsim.driver_on_load(lambda ptx: ptx.replace("mul.f32", "add.f32")):
+        other = gpu.load(files / "k80.ptx")
+    with ptxsim.driver_on_load(lambda ptx: None):
+        same = gpu.load(files / "k80.ptx")
+    with pytest.raises(ZeroDivisionError), ptxsim.driver_on_load(lambda ptx: 1 // 0):
+        gpu.load(files / "k80.ptx")
+    for module, want in ((plain, 7), (other, 9), (same, 7), (gpu.load(files / "k80.ptx"), 7)):
+        x = gpu.alloc(12)
+        gpu.ok("cuMemsetD32_v2", x, ctypes.c_uint(0x3F800000), ctypes.c_size_t(3))
+        assert gpu.launch(gpu.fn(module, "scale"), 1, 32, [x, ctypes.c_float(7), ctypes.c_int(3)]) == 0
+        assert gpu.down(x, 3).tolist() == [want] * 3  # 1 * (7 * 1), or 1 + (7 + 1)
+
+
 def test_module_variables_and_library(files, gpu):
     m1, m2, y = gpu.load(files / "k80.ptx"), gpu.load(files / "k80.ptx"), gpu.alloc(4)
     for m, want in ((m1, 5), (m1, 6), (m2, 5)):

@@ -3,6 +3,7 @@
 
 namespace drv {
 Options opt;
+const char* (*onLoad)(const char* ptx) = nullptr;
 
 static const std::map<string, long long Options::*> optNames = {
     {"check_races", &Options::check_races},
@@ -90,6 +91,11 @@ API void ptxsim_clear_stats(void) {
   const std::lock_guard locked(lock);
   statLog.clear();
   launchCount = 0;
+}
+// What is asked for other PTX when a module is loaded: it gets the PTX and returns what to load instead, or null.
+API void ptxsim_on_load(const char* (*function)(const char* ptx)) {
+  const std::lock_guard locked(lock);
+  onLoad = function;
 }
 API int ptxsim_set_option(const char* name, long long value) {
   const std::lock_guard locked(lock);

@@ -138,6 +138,7 @@ extern u64 idCounter, launchCount;
 extern string lastError;
 extern std::deque<string> statLog;
 extern Options opt;
+extern const char* (*onLoad)(const char* ptx);
 extern thread_local vector<Context*> contextStack;
 extern thread_local const char* currentCall;
 

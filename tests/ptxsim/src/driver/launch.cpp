@@ -50,9 +50,9 @@ static CUresult runKernel(Context* c, Function* f, const LaunchArgs& L, const st
     fflush(stdout);
   }
   string j = strf(
-                 "{\"kernel\":%s,\"grid\":[%u,%u,%u],\"block\":[%u,%u,%u],\"cluster\":[%u,%u,%u],\"dynamic_smem\":%u,"
+                 "{\"kernel\":%s,\"target\":%s,\"grid\":[%u,%u,%u],\"block\":[%u,%u,%u],\"cluster\":[%u,%u,%u],\"dynamic_smem\":%u,"
                  "\"cooperative\":%d,\"programmatic\":%d,\"milliseconds\":%.3f,\"error\":%s,\"stats\":",
-                 jsonStr(f->name).c_str(), L.grid[0], L.grid[1], L.grid[2], L.block[0], L.block[1], L.block[2],
+                 jsonStr(f->name).c_str(), jsonStr(f->m->m->target).c_str(), L.grid[0], L.grid[1], L.grid[2], L.block[0], L.block[1], L.block[2],
                  L.cluster[0], L.cluster[1], L.cluster[2], L.dynamicSmem, L.cooperative, L.programmatic,
                  milliseconds() - t0, r.error.empty() ? "null" : jsonStr(r.error).c_str()) +
              statsJson(r, *k) + "}";

@@ -6,7 +6,8 @@ CUresult loadModule(Context* c, const string& text, ModuleObject*& out) {
   try {
     auto m = std::make_unique<ModuleObject>();
     m->c = c;
-    m->m.reset(parseModule(text, &memory));
+    const char* instead = onLoad ? onLoad(text.c_str()) : nullptr;
+    m->m.reset(parseModule(instead ? instead : text, &memory));
     out = m.release();
     c->modules.insert(out);
     live[out] = 'm';

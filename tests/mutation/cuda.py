@@ -1,0 +1,324 @@
+"""Mutants of the CUDA kernels, on the software driver, against the tests that CI runs.
+
+The tests are collected once. Each mutant then has a process of its own, a copy of this one, whose driver loads the
+changed PTX; it runs tests that launch a kernel with the mistake, until one fails. Which tests launch what, and how long
+they take, is found out first, without a mistake; all of them have to pass then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import emulated
+from _pytest.runner import runtestprotocol
+from emulated import toolkit
+
+from mutation import ptx
+from mutation.outcomes import Outcome, Outcomes
+
+ROOT = toolkit.ROOT
+FOLDER = ROOT / "build" / "mutation"
+IMAGES = [
+    *((name, arch) for name in ("f16", "f32", "rows", "labels", "head") for arch in ("75", "80")),
+    ("bf16", "80"),
+    ("tf32", "80"),
+    ("hopper", "90a"),
+]
+FAMILIES = {
+    "forward": r"ffkern_forward_(?!.*_tma$)",
+    "gradient": r"ffkern_gradient_(?!.*_tma$)",
+    "Hopper forward": r"ffkern_forward_.*_tma$",
+    "Hopper gradient": r"ffkern_gradient_.*_tma$",
+    "rows": "rows",
+    "labels": "labels",
+    "head": "head",
+}
+TESTS = ["test_cuda_emulated.py", "test_ops.py", "test_lessons.py", "test_unsupervised.py", "test_cuda_training.py"]
+SEED = "20221213"  # of the tests' inputs: a mutant's outcome can be repeated
+SECONDS = 8.0  # of tests, as long as they take without a mistake, for a mutant that is not caught
+LONGEST = 2.0  # seconds of a test that is used
+PATIENCE = 60.0  # seconds after which a mutant counts as hanging, and so as caught
+
+
+def digest() -> str:
+    """Of the kernels, the driver and the tests."""
+    folders = ("csrc/cuda", "csrc/core", "csrc/binding", "tests/ptxsim/src", "tests/emulated")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    files += [ROOT / "tests" / name for name in (*TESTS, "op_cases.py", "every_operation.py", "tolerance.py")]
+    return _of(path for path in sorted(files) if "__pycache__" not in path.parts)
+
+
+def _of(files: Iterable[Path]) -> str:
+    found = hashlib.sha256()
+    for path in files:
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def listing(name: str, arch: str, version: str) -> ptx.Listing:
+    """An image's PTX with lines; kept for the next time."""
+    path = FOLDER / f"{name}.{arch}.{version}.ptx"
+    if not path.is_file():
+        for old in FOLDER.glob(f"{name}.{arch}.*.ptx"):
+            old.unlink()
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        made = path.with_suffix(f".{os.getpid()}")
+        gencode = f"arch=compute_{arch},code=compute_{arch}"
+        flags = ["-ptx", "-lineinfo", "-gencode", gencode, "-std=c++20", "-O3", f"-I{ROOT / 'csrc'}"]
+        command = [toolkit.nvcc(), *flags, "-o", str(made), str(ROOT / f"csrc/cuda/{name}.cu")]
+        subprocess.run(command, check=True)
+        made.rename(path)
+    return ptx.Listing(path.read_text(), "" if name in FAMILIES else f"{name}.cu")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake.
+
+    Args:
+        family: of :data:`FAMILIES`.
+        site: where.
+        name: which no other has.
+        kernels: (kernel, target) that have it.
+    """
+
+    family: str
+    site: ptx.Site
+    name: str
+    kernels: frozenset[tuple[str, str]] = field(repr=False)
+
+
+class Modules:
+    """The PTX of all images, and the mutants of it."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.listings = {(name, arch): listing(name, arch, version) for name, arch in IMAGES}
+        self._image = {self._key("\n".join(one.lines)): key for key, one in self.listings.items()}
+
+    @staticmethod
+    def _key(text: str) -> tuple[str, str]:
+        target = re.search(r"\.target (\w+)", text)
+        first = ptx.ENTRY.search(text)
+        assert target is not None
+        assert first is not None
+        return target[1], first[1]
+
+    def mutants(self) -> list[Mutant]:
+        kernels: dict[tuple[str, ptx.Site], set[tuple[str, str]]] = {}
+        for (image, arch), one in self.listings.items():
+            for kernel, places in one.places.items():
+                family = next(f for f, pattern in FAMILIES.items() if image == pattern or re.match(pattern, kernel))
+                for site in places:
+                    kernels.setdefault((family, site), set()).add((kernel, f"sm_{arch}"))
+        found = [Mutant(family, site, f"{family}: {site}", frozenset(of)) for (family, site), of in kernels.items()]
+        return sorted(found, key=lambda mutant: mutant.name)
+
+    def instead(self, mutant: Mutant | None) -> Callable[[str], str | None]:
+        """What the driver loads for a module: without a mutant it is only checked that the listing is the module."""
+
+        def load(text: str) -> str | None:
+            one = self.listings[self._image[self._key(text)]]
+            if mutant is None:
+                assert ptx.bare(text) == one.lines, "the shipped PTX is not what -lineinfo gives"
+                return None
+            kernels = {kernel for kernel, _ in mutant.kernels} & one.places.keys()
+            return one.mutant(mutant.site, kernels) if kernels else None
+
+        return load
+
+
+def _in_child(work: Callable[[], Any]) -> tuple[int, int]:
+    """Process and pipe of a copy of this one that does the work and writes what it returns as JSON."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        return pid, reading
+    status = 1
+    try:
+        os.close(reading)
+        null, log = os.open(os.devnull, os.O_RDWR), os.open(FOLDER / "cuda.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream, where in enumerate((null, null, log)):
+            os.dup2(where, stream)
+        with os.fdopen(writing, "w") as pipe:
+            json.dump(work(), pipe)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _failure(item: pytest.Item) -> str:
+    """The first line of what a test said, or "" if it passed."""
+    for report in runtestprotocol(item, log=False, nextitem=None):
+        if report.failed:
+            text = str(report.longrepr)
+            said = re.search(r"^E\s+(.*)$", text, re.M)
+            return said[1] if said else text.splitlines()[-1]
+    return ""
+
+
+class Run:
+    """A pytest plugin that runs mutants where pytest runs tests.
+
+    Args:
+        modules: the PTX.
+        mutants: which of them.
+        outcomes: those that were run before are left out.
+        say: is told of each outcome and how many are left.
+        seconds: of tests for a mutant that is not caught.
+        workers: processes side by side.
+    """
+
+    def __init__(self, modules: Modules, mutants: Sequence[Mutant], outcomes: Outcomes,
+                 say: Callable[[Outcome, int], None], seconds: float = SECONDS, workers: int | None = None) -> None:  # fmt: skip
+        self.modules, self.mutants, self.outcomes, self.say = modules, mutants, outcomes, say
+        self.seconds, self.workers = seconds, workers or os.cpu_count() or 1
+        self.broken: list[str] = []
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if session.testsfailed:
+            raise session.Interrupted("the tests cannot be collected")
+        self.driver = emulated.load()
+        items = {item.nodeid: item for item in session.items}
+        launched = self._baseline(items)
+        if self.broken:
+            return True
+        waiting = [mutant for mutant in self.mutants if mutant.name not in self.outcomes.found]
+        running: dict[int, tuple[int, Mutant, float]] = {}
+        while waiting or running:
+            while waiting and len(running) < self.workers:
+                mutant = waiting.pop(0)
+                chosen = [items[name] for name in self._chosen(mutant, launched)]
+                pid, pipe = _in_child(lambda m=mutant, c=chosen: self._first_failure(m, c))
+                running[pipe] = pid, mutant, time.monotonic()
+            ready, *_ = select.select(list(running), [], [], 1.0)
+            for pipe, (pid, mutant, begun) in list(running.items()):
+                took = time.monotonic() - begun
+                if pipe not in ready and took < PATIENCE:
+                    continue
+                if pipe not in ready:
+                    os.kill(pid, signal.SIGKILL)
+                with os.fdopen(pipe) as file:
+                    text = file.read()
+                _, status = os.waitpid(pid, 0)
+                del running[pipe]
+                by = json.loads(text) if text and not status else f"it hangs or dies ({status})"
+                outcome = Outcome(mutant.name, mutant.family, mutant.site.kind, bool(by), by, round(took, 2))
+                self.outcomes.add(outcome)
+                self.say(outcome, len(waiting) + len(running))
+        return True
+
+    def _first_failure(self, mutant: Mutant, items: list[pytest.Item]) -> str:
+        options = self.driver.driver_options(threads=1, max_instructions=20_000_000)
+        with options, self.driver.driver_on_load(self.modules.instead(mutant)):
+            for item in items:
+                if said := _failure(item):
+                    return f"{item.nodeid}: {said}"[:300]
+        return ""
+
+    def _baseline(self, items: dict[str, pytest.Item]) -> dict[str, tuple[float, set[tuple[str, str]]]]:
+        """Seconds of every test and the (kernel, target) that it launches; of tests that launch any."""
+        path = self.outcomes.path.with_suffix(".tests.json")
+        version = {"version": self.modules.version, "tests": sorted(items)}
+        kept = json.loads(path.read_text()) if path.is_file() else {}
+        if {name: kept.get(name) for name in version} != version:
+            pid, pipe = _in_child(lambda: self._launched(list(items.values())))
+            with os.fdopen(pipe) as file:
+                text = file.read()
+            _, status = os.waitpid(pid, 0)
+            kept = version | {"launched": json.loads(text)}
+            path.write_text(json.dumps(kept))
+        self.broken = [f"{name}: {said}" for name, (_, said, _) in kept["launched"].items() if said]
+        return {n: (s, {(k, t) for k, t in kernels}) for n, (s, _, kernels) in kept["launched"].items() if kernels}
+
+    def _launched(self, items: list[pytest.Item]) -> dict[str, tuple[float, str, list[tuple[str, str]]]]:
+        found: set[tuple[str, str]] = set()
+        clear = self.driver.driver_clear
+
+        def note() -> None:
+            found.update((r["kernel"], r["target"]) for r in self.driver.driver_last_stats())
+            clear()
+
+        self.driver.driver_clear = note  # which tests call, too
+        result = {}
+        options = self.driver.driver_options(threads=1, keep_stats=100_000)
+        with options, self.driver.driver_on_load(self.modules.instead(None)):
+            for item in items:
+                clear()
+                found.clear()
+                begun = time.perf_counter()
+                said = _failure(item)
+                seconds = time.perf_counter() - begun
+                note()
+                result[item.nodeid] = round(seconds, 4), said, sorted(found)
+        return result
+
+    def _chosen(self, mutant: Mutant, launched: dict[str, tuple[float, set[tuple[str, str]]]]) -> Iterator[str]:
+        """Tests that launch the mutant, those of every function in turn, quick functions first, up to the limit."""
+        functions: dict[str, list[str]] = {}
+        for name, (seconds, kernels) in launched.items():
+            if kernels & mutant.kernels and seconds < LONGEST:
+                functions.setdefault(name.split("[")[0], []).append(name)
+        for names in functions.values():  # far from each other, and always the same
+            names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
+        order = sorted(functions.values(), key=lambda names: launched[names[0]][0])
+        used = 0.0
+        for turn in range(max(map(len, order), default=0)):
+            for names in order:
+                if turn < len(names):
+                    used += launched[names[turn]][0]
+                    if used > self.seconds:
+                        return
+                    yield names[turn]
+
+
+def main(mutants: Callable[[list[Mutant]], list[Mutant]], path: Path, say: Callable[[Outcome, int], None],
+         seconds: float = SECONDS, workers: int | None = None) -> list[Outcome]:  # fmt: skip
+    """Runs mutants and returns the outcomes of all of them, those of an earlier run included.
+
+    Args:
+        mutants: chooses among all.
+        path: of the file of outcomes.
+
+    Raises:
+        RuntimeError: tests fail, or cannot be collected, without any mistake.
+    """
+    modules = Modules(digest())
+    chosen = mutants(modules.mutants())
+    outcomes = Outcomes(path, f"{modules.version} {_of([Path(ptx.__file__)])} {seconds}")
+    run = Run(modules, chosen, outcomes, say, seconds, workers)
+    tests = ROOT / "tests"
+    with emulated.environment(FFKERN_TEST_SEED=SEED, OMP_NUM_THREADS="1"):
+        import torch
+
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(True)  # loads what every process would load anew: a second of it
+        torch.use_deterministic_algorithms(False)
+        code = pytest.main(
+            ["-q", "-s", "--tb=line", "-p", "no:cacheprovider", "-m", "emulated", "-k", "not opcheck and not test_fake", *(str(tests / name) for name in TESTS)], plugins=[run]
+        )
+    if run.broken or code not in (0, 5):
+        raise RuntimeError(f"tests fail without a mistake: {run.broken[:5] or code}")
+    return [outcomes.found[mutant.name] for mutant in chosen]

@@ -252,6 +252,21 @@ def test_hopper_walks_through_more_tiles_than_there_are_blocks(driver: ModuleTyp
 
 
 @every_hopper_instance
+def test_hopper_goes_round_its_ring(math: str, instance: str, driver: ModuleType) -> None:
+    """Twice and a bit: stages are waited for in both parities, and filled anew only when they were left."""
+    m, _, k, stages, *_ = emulated.tile_values(instance)
+    dtype, _, unit = MATHS[math]
+    depth = (2 * stages + 1) * k + 8
+    a = cases.layer_arguments(m + 8, depth, 40, dtype=dtype)
+    g = cases.grad_arguments(cases.step_arguments(depth, 40, m + 8), peer=True)
+    g |= {name: g[name].to(dtype) for name in ("x", "h")}
+    for order in range(3):
+        with driver.driver_options(order=order), forced(math, instance), emulated.device("sm_90"):
+            check_parity(cases.forward, cases.forward_reference, a, unit=unit)
+            check_parity(cases.gradient, cases.gradient_reference, g, unit=unit)
+
+
+@every_hopper_instance
 @pytest.mark.parametrize("classes", [3, 10])
 def test_hopper_begins_behind_the_label_inputs(classes: int, math: str, instance: str) -> None:
     """Forward and back with variants, and the bare product; what lies in the label inputs is NaN."""
@@ -408,6 +423,13 @@ def test_head_of_many_images(dtype: torch.dtype) -> None:
         emulated.load().driver_clear()
 
 
+def test_hybrid_images_of_more_pixels_than_threads() -> None:
+    a = cases.hybrid_arguments(2, 41, 53, 2, blurs=3)
+    with emulated.device("sm_80"):
+        got = cases.hybrid(**a)
+    assert all(torch.equal(value, got[name]) for name, value in cases.hybrid_reference(**a).items())
+
+
 @pytest.mark.parametrize("dtype", every_operation.DTYPES, ids=str)
 def test_hybrid_images_beyond_shared_memory(dtype: torch.dtype, driver: ModuleType) -> None:
     """The planes of an image then lie in global memory, and blocks take several images in turn."""
@@ -437,13 +459,16 @@ def test_nothing_to_add_up() -> None:
 
 
 @every_design
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0x7F800000], ids=["nan", "largest-nan", "inf"])
 @pytest.mark.parametrize("norm", ["l2", "none"])
-def test_a_bad_row_spoils_only_itself(norm: str, value: float, math: str, instance: str) -> None:
+def test_a_bad_row_spoils_only_itself(norm: str, bits: int, math: str, instance: str) -> None:
+    """The NaN with all bits is one that rounding half up would carry into the sign."""
     a = cases.layer_arguments(70, 40, 36, norm=norm, dtype=MATHS[math][0])
+    bad = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    value = float(bad)
     with forced(math, instance), emulated.device(home(instance)):
         clean = cases.forward(**a)
-        a["x"][33, 7] = value
+        a["x"][33, 7] = bad
         got = cases.forward(**a)
     others = torch.arange(70) != 33
     assert all(torch.equal(v[others], got[k][others]) for k, v in clean.items())
@@ -502,6 +527,50 @@ def test_a_label_outside_of_the_classes_shows_in_its_rows(label: int) -> None:
         )[0]
     assert h[13].isnan().all()
     assert bool(h[others].isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", every_operation.DTYPES, ids=str)
+@pytest.mark.parametrize("bad", [[-3, 7], [7, -3], [2**40, -(2**40)]], ids=str)
+def test_labels_outside_of_the_classes_leave_a_trace(bad: list[int], dtype: torch.dtype) -> None:
+    """NaN where inputs are written, -2 where labels are; -1 is the neutral label, which inputs may have."""
+    classes, rows = 7, 70
+    labels = torch.randint(0, classes, (rows,))
+    x, u, overlay = torch.randn(rows, 12).to(dtype), torch.rand(rows), torch.tensor([1.3, 0.17])
+    logits = torch.randn(rows, classes).to(dtype)
+    good = {
+        "overlay_label": ref.overlay_label(x, labels, classes, overlay),
+        "concat_label": ref.concat_label(x, labels, classes, overlay),
+        "wrong_labels": ref.wrong_labels(labels, classes, u),
+        "hard_labels": ref.hard_labels(logits, labels, u),
+        "all_wrong_labels": ref.all_wrong_labels(labels, classes),
+    }
+    places = torch.tensor([0, 65])
+    labels[places] = torch.tensor(bad)
+    inside = torch.ones(rows, dtype=torch.bool)
+    inside[places] = False
+    with emulated.device("sm_80"):
+        got = {
+            "overlay_label": ops.overlay_label(x, labels, classes, overlay),
+            "concat_label": ops.concat_label(x, labels, classes, overlay),
+            "wrong_labels": ops.wrong_labels(labels, classes, u),
+            "hard_labels": ops.hard_labels(logits, labels, u),
+            "all_wrong_labels": ops.all_wrong_labels(labels, classes),
+        }
+    for name in ("overlay_label", "concat_label"):
+        assert torch.equal(got[name][inside], good[name][inside]), name
+        assert got[name][places, :classes].isnan().all(), name
+        assert torch.equal(got[name][:, classes:], good[name][:, classes:]), name
+    for name in ("wrong_labels", "hard_labels", "all_wrong_labels"):
+        assert torch.equal(got[name][..., inside], good[name][..., inside]), name
+        assert (got[name][..., places] == -2).all(), name
+
+
+def test_all_wrong_labels_of_many_classes() -> None:
+    """More than a grid has blocks for."""
+    labels = torch.tensor([0, 1050, 2047, 2048])
+    with emulated.device("sm_80"):
+        got = ops.all_wrong_labels(labels, 2049)
+    assert torch.equal(got, ref.all_wrong_labels(labels, 2049))
 
 
 # ------------------------------------------------------------------------------- which instance
@@ -865,18 +934,23 @@ def test_offsets_have_64_bits(math: str, instance: str) -> None:
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
 @pytest.mark.parametrize("variants", [0, 2])
-@pytest.mark.parametrize(("dtype", "shape"), [(torch.bfloat16, (20, 33, 17)), (torch.float16, (70, 64, 80))])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "device"), [((20, 33, 17), "sm_80"), ((70, 64, 80), "sm_80"), ((70, 64, 80), NARROW)]
+)
 def test_the_low_copy_is_written_with_the_weights(
-    dtype: torch.dtype, shape: tuple[int, int, int], variants: int, optimiser: str, driver: ModuleType
+    shape: tuple[int, int, int], device: str, dtype: torch.dtype, variants: int, optimiser: str, driver: ModuleType
 ) -> None:
-    """A step on a copy gives the bits of one that converts the weights itself, and leaves the copy of the new ones."""
+    """A step on a copy gives the bits of one that converts the weights itself, and leaves the copy of the new ones. One
+    weight at a time, or four."""
+    instance, device = (device, "sm_90") if device == NARROW else ("", device)
     a = cases.step_arguments(*shape, optimiser=optimiser, variants=variants, classes=3 if variants else 0)
     a = in_dtype(a, dtype)
-    fenced = cases.Fenced()
+    fenced = cases.Fenced(16 if instance else 3)
     low = fenced.copy(a["weight"].to(dtype))
 
     def step(copy: Tensor | None) -> dict[str, Any]:
-        with emulated.device("sm_80"):
+        with emulated.environment(**{emulated.FORCE: instance}), emulated.device(device):
             name, arguments, written = cases.step_call(a, fenced)
             position = [x.name for x in getattr(torch.ops.ffkern, name).default._schema.arguments].index("weight_low")
             arguments[position] = copy

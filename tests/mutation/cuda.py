@@ -98,7 +98,7 @@ class Mutant:
         family: of :data:`FAMILIES`.
         site: where.
         name: which no other has.
-        kernels: (kernel, target) that have it.
+        kernels: (target, kernel) that have it.
     """
 
     family: str
@@ -107,12 +107,18 @@ class Mutant:
     kernels: frozenset[tuple[str, str]] = field(repr=False)
 
 
+def _family(image: str, kernel: str) -> str:
+    return next(family for family, pattern in FAMILIES.items() if image == pattern or re.match(pattern, kernel))
+
+
 class Modules:
     """The PTX of all images, and the mutants of it."""
 
     def __init__(self, version: str) -> None:
         self.version = version
         self.listings = {(name, arch): listing(name, arch, version) for name, arch in IMAGES}
+        self.mutants = self._mutants()
+        self.names = [mutant.name for mutant in self.mutants]
         self._image = {self._key("\n".join(one.lines)): key for key, one in self.listings.items()}
 
     @staticmethod
@@ -123,25 +129,35 @@ class Modules:
         assert first is not None
         return target[1], first[1]
 
-    def mutants(self) -> list[Mutant]:
+    def _mutants(self) -> list[Mutant]:
         kernels: dict[tuple[str, ptx.Site], set[tuple[str, str]]] = {}
         for (image, arch), one in self.listings.items():
             for kernel, places in one.places.items():
-                family = next(f for f, pattern in FAMILIES.items() if image == pattern or re.match(pattern, kernel))
                 for site in places:
-                    kernels.setdefault((family, site), set()).add((kernel, f"sm_{arch}"))
+                    kernels.setdefault((_family(image, kernel), site), set()).add((f"sm_{arch}", kernel))
         found = [Mutant(family, site, f"{family}: {site}", frozenset(of)) for (family, site), of in kernels.items()]
         return sorted(found, key=lambda mutant: mutant.name)
 
+    def numbers(self) -> dict[tuple[str, str], dict[int, int]]:
+        """For every target and kernel the line of each instruction that a mutant changes, and the mutant's number."""
+        number = {name: i for i, name in enumerate(self.names)}
+        return {
+            (f"sm_{arch}", kernel): {
+                index + 1: number[f"{_family(image, kernel)}: {site}"] for site, of in places.items() for index in of
+            }
+            for (image, arch), one in self.listings.items()
+            for kernel, places in one.places.items()
+        }
+
     def instead(self, mutant: Mutant | None) -> Callable[[str], str | None]:
-        """What the driver loads for a module: without a mutant it is only checked that the listing is the module."""
+        """What the driver loads for a module: without a mutant the listing, which has to be the module."""
 
         def load(text: str) -> str | None:
             one = self.listings[self._image[self._key(text)]]
             if mutant is None:
                 assert ptx.bare(text) == one.lines, "the shipped PTX is not what -lineinfo gives"
-                return None
-            kernels = {kernel for kernel, _ in mutant.kernels} & one.places.keys()
+                return "\n".join(one.lines) + "\n"
+            kernels = {kernel for _, kernel in mutant.kernels} & one.places.keys()
             return one.mutant(mutant.site, kernels) if kernels else None
 
         return load
@@ -202,7 +218,7 @@ class Run:
             raise session.Interrupted("the tests cannot be collected")
         self.driver = emulated.load()
         items = {item.nodeid: item for item in session.items}
-        launched = self._baseline(items)
+        executed = self._baseline(items)
         if self.broken:
             return True
         waiting = [mutant for mutant in self.mutants if mutant.name not in self.outcomes.found]
@@ -210,7 +226,7 @@ class Run:
         while waiting or running:
             while waiting and len(running) < self.workers:
                 mutant = waiting.pop(0)
-                chosen = [items[name] for name in self._chosen(mutant, launched)]
+                chosen = [items[name] for name in self._chosen(mutant, executed)]
                 pid, pipe = _in_child(lambda m=mutant, c=chosen: self._first_failure(m, c))
                 running[pipe] = pid, mutant, time.monotonic()
             ready, *_ = select.select(list(running), [], [], 1.0)
@@ -238,57 +254,52 @@ class Run:
                     return f"{item.nodeid}: {said}"[:300]
         return ""
 
-    def _baseline(self, items: dict[str, pytest.Item]) -> dict[str, tuple[float, set[tuple[str, str]]]]:
-        """Seconds of every test and the (kernel, target) that it launches; of tests that launch any."""
+    def _baseline(self, items: dict[str, pytest.Item]) -> dict[str, tuple[float, set[str]]]:
+        """Seconds of every test and the names of the mutants whose instructions it executes; of tests with any."""
         path = self.outcomes.path.with_suffix(".tests.json")
-        version = {"version": self.modules.version, "tests": sorted(items)}
+        version = {"version": self.modules.version, "tests": sorted(items), "mutants": self.modules.names}
         kept = json.loads(path.read_text()) if path.is_file() else {}
         if {name: kept.get(name) for name in version} != version:
-            pid, pipe = _in_child(lambda: self._launched(list(items.values())))
+            pid, pipe = _in_child(lambda: self._executed(list(items.values())))
             with os.fdopen(pipe) as file:
                 text = file.read()
-            _, status = os.waitpid(pid, 0)
-            kept = version | {"launched": json.loads(text)}
+            os.waitpid(pid, 0)
+            kept = version | {"executed": json.loads(text)}
             path.write_text(json.dumps(kept))
-        self.broken = [f"{name}: {said}" for name, (_, said, _) in kept["launched"].items() if said]
-        return {n: (s, {(k, t) for k, t in kernels}) for n, (s, _, kernels) in kept["launched"].items() if kernels}
+        self.broken = [f"{name}: {said}" for name, (_, said, _) in kept["executed"].items() if said]
+        names = self.modules.names
+        return {n: (s, {names[i] for i in found}) for n, (s, _, found) in kept["executed"].items() if found}
 
-    def _launched(self, items: list[pytest.Item]) -> dict[str, tuple[float, str, list[tuple[str, str]]]]:
-        found: set[tuple[str, str]] = set()
-        clear = self.driver.driver_clear
-
-        def note() -> None:
-            found.update((r["kernel"], r["target"]) for r in self.driver.driver_last_stats())
-            clear()
-
-        self.driver.driver_clear = note  # which tests call, too
+    def _executed(self, items: list[pytest.Item]) -> dict[str, tuple[float, str, list[int]]]:
+        """Of every test: seconds, what failed, and the mutants by number."""
+        numbers = self.modules.numbers()
         result = {}
-        options = self.driver.driver_options(threads=1, keep_stats=100_000)
+        options = self.driver.driver_options(threads=1, coverage=1)
         with options, self.driver.driver_on_load(self.modules.instead(None)):
             for item in items:
-                clear()
-                found.clear()
+                self.driver.driver_executed()
                 begun = time.perf_counter()
                 said = _failure(item)
                 seconds = time.perf_counter() - begun
-                note()
+                executed = self.driver.driver_executed().items()
+                found = {numbers[key][line] for key, lines in executed for line in lines & numbers[key].keys()}
                 result[item.nodeid] = round(seconds, 4), said, sorted(found)
         return result
 
-    def _chosen(self, mutant: Mutant, launched: dict[str, tuple[float, set[tuple[str, str]]]]) -> Iterator[str]:
-        """Tests that launch the mutant, those of every function in turn, quick functions first, up to the limit."""
+    def _chosen(self, mutant: Mutant, executed: dict[str, tuple[float, set[str]]]) -> Iterator[str]:
+        """Tests that execute the place, those of every function in turn, quick functions first, up to the limit."""
         functions: dict[str, list[str]] = {}
-        for name, (seconds, kernels) in launched.items():
-            if kernels & mutant.kernels and seconds < LONGEST:
+        for name, (seconds, mutants) in executed.items():
+            if mutant.name in mutants and seconds < LONGEST:
                 functions.setdefault(name.split("[")[0], []).append(name)
         for names in functions.values():  # far from each other, and always the same
             names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
-        order = sorted(functions.values(), key=lambda names: launched[names[0]][0])
+        order = sorted(functions.values(), key=lambda names: executed[names[0]][0])
         used = 0.0
         for turn in range(max(map(len, order), default=0)):
             for names in order:
                 if turn < len(names):
-                    used += launched[names[turn]][0]
+                    used += executed[names[turn]][0]
                     if used > self.seconds:
                         return
                     yield names[turn]
@@ -306,7 +317,7 @@ def main(mutants: Callable[[list[Mutant]], list[Mutant]], path: Path, say: Calla
         RuntimeError: tests fail, or cannot be collected, without any mistake.
     """
     modules = Modules(digest())
-    chosen = mutants(modules.mutants())
+    chosen = mutants(modules.mutants)
     outcomes = Outcomes(path, f"{modules.version} {_of([Path(ptx.__file__)])} {seconds}")
     run = Run(modules, chosen, outcomes, say, seconds, workers)
     tests = ROOT / "tests"
@@ -317,7 +328,19 @@ def main(mutants: Callable[[list[Mutant]], list[Mutant]], path: Path, say: Calla
         torch.use_deterministic_algorithms(True)  # loads what every process would load anew: a second of it
         torch.use_deterministic_algorithms(False)
         code = pytest.main(
-            ["-q", "-s", "--tb=line", "-p", "no:cacheprovider", "-m", "emulated", "-k", "not opcheck and not test_fake", *(str(tests / name) for name in TESTS)], plugins=[run]
+            [
+                "-q",
+                "-s",
+                "--tb=line",
+                "-p",
+                "no:cacheprovider",
+                "-m",
+                "emulated",
+                "-k",
+                "not opcheck and not test_fake",
+                *(str(tests / name) for name in TESTS),
+            ],
+            plugins=[run],
         )
     if run.broken or code not in (0, 5):
         raise RuntimeError(f"tests fail without a mistake: {run.broken[:5] or code}")

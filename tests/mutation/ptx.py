@@ -18,6 +18,8 @@ FILE = re.compile(r'\s*\.file\s+(\d+) "(?:.*/)?([^/"]+)"')
 ENTRY = re.compile(r"\.visible \.entry (\w+)\(")
 # What -lineinfo adds, and lines that say nothing.
 ADDED = re.compile(r"\.(?:loc|file)\b|$|//|\$L__(?:tmp|func|info)\w*:")
+# Numbers that no index reaches: CUDA's own exp, log and division, which have the line that calls them.
+LIBRARY = re.compile(r"^(?:setp|add|sub|selp|min|max|and|shr|shl)\.\w.*\b(?:1048575|-?1[0-9]{8,}|-?2[0-9]{9}|-102[23]|-?278|508)\b")
 DEBUG = "\n\t.section"  # where tables of names begin, behind the last kernel
 
 Change = Callable[[re.Match[str]], str]
@@ -68,7 +70,7 @@ KINDS: list[tuple[str, re.Pattern[str], Change]] = [
         ("lane", r"xor\.b(\d+)\s+(%\w+), (%\w+), [^;]*;", lambda f: f"mov.b{f[1]} {f[2]}, {f[3]};"),
         ("lane", r"(bfi\.b32\s+[^;]*, )(\d+)(, \d+;)", _shifted(lambda n: n + 1)),
         ("lane", r"(shfl\.sync\.bfly\.b32\s+[^;]*, )(\d+)(, 31, -1;)", _shifted(lambda n: (2 * n) % 31)),
-        ("index", r"(add\.s(?:32|64)\s+%\w+, %\w+, )(-?\d+)(;)", _shifted(lambda n: n + 1)),
+        ("index", r"(add\.s(?:32|64)\s+%\w+, %\w+, )(-?\d+)(;)", _shifted(lambda n: n + (1 if n % 16 else 16))),
         ("index", r"(mad\.lo\.s32|mad\.wide\.\w+)(\s+%\w+, [^,]+, [^,]+), [^;]*;", lambda f: f"{f[1]}{f[2]}, 0;"),
         ("index", r"((?:ld|st)\.(?:shared|global)(?:\.v(?P<vector>[24]))?\.[bsuf](?P<bits>\d+)\s+[^\[]*\[%\w+)"
                   r"(?:\+(?P<offset>-?\d+))?\](?P<rest>.*)", _next_element),
@@ -136,7 +138,7 @@ class Listing:
                 continue
             if found := ENTRY.search(line):
                 kernel = found[1]
-            elif kernel and (kind := _kind(line)):
+            elif kernel and at[1] and (kind := _kind(line)):  # line 0: made by the compiler
                 self.places.setdefault(kernel, {}).setdefault(Site(kind, *at, inlined), []).append(len(self.lines))
             self.lines.append(line)
 
@@ -150,7 +152,7 @@ class Listing:
 
 
 def _kind(line: str) -> str:
-    return next((kind for kind, pattern, _ in KINDS if pattern.search(line)), "")
+    return "" if LIBRARY.search(line) else next((kind for kind, pattern, _ in KINDS if pattern.search(line)), "")
 
 
 def changed(line: str) -> str:

@@ -4,6 +4,7 @@ from .build import build, cuda_include, driver_library
 from .driver import (
     driver,
     driver_clear,
+    driver_executed,
     driver_get_option,
     driver_last_error,
     driver_last_stats,
@@ -29,6 +30,7 @@ __all__ = [
     "demangle",
     "driver",
     "driver_clear",
+    "driver_executed",
     "driver_get_option",
     "driver_last_error",
     "driver_last_stats",

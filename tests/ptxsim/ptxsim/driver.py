@@ -19,6 +19,7 @@ _lock = threading.Lock()
 def _load() -> ctypes.CDLL:
     loaded = ctypes.CDLL(driver_library())
     loaded.ptxsim_last_error.restype = loaded.ptxsim_last_stats.restype = ctypes.c_char_p
+    loaded.ptxsim_executed.restype = ctypes.c_char_p
     loaded.ptxsim_unwritten.restype = ctypes.c_longlong
     text, pointer = ctypes.c_char_p, ctypes.c_void_p
     loaded.ptxsim_register_named.argtypes = [pointer, ctypes.c_size_t, ctypes.c_uint, text]
@@ -74,6 +75,15 @@ def driver_options(**options: int):
     finally:
         for name, value in before.items():
             driver_set_option(name, value)
+
+
+def driver_executed():
+    """PTX lines that were executed since the last call while the option coverage was set, by (target, kernel)."""
+    rows = (line.split() for line in driver().ptxsim_executed().decode().splitlines())
+    found: dict[tuple[str, str], set[int]] = {}
+    for target, kernel, *lines in rows:
+        found.setdefault((target, kernel), set()).update(map(int, lines))
+    return found
 
 
 _hook = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)

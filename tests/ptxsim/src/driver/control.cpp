@@ -22,6 +22,7 @@ static const std::map<string, long long Options::*> optNames = {
     {"deferred_errors", &Options::deferred_errors},
     {"host_access", &Options::host_access},
     {"keep_stats", &Options::keep_stats},
+    {"coverage", &Options::coverage},
     {"print", &Options::print},
     {"verbose", &Options::verbose}};
 
@@ -91,6 +92,26 @@ API void ptxsim_clear_stats(void) {
   const std::lock_guard locked(lock);
   statLog.clear();
   launchCount = 0;
+}
+// What was executed since the last call while the option coverage was set, a kernel a line: its target, its name and
+// the lines of its module's PTX.
+API const char* ptxsim_executed(void) {
+  const std::lock_guard locked(lock);
+  static thread_local string s;
+  s.clear();
+  for (auto& c : contexts)
+    for (ModuleObject* m : c->modules)
+      for (auto& [name, k] : m->m->kernels) {
+        std::set<u32> lines;
+        for (size_t i = 0; i < k->executed.size(); i++)
+          if (k->executed[i]) lines.insert(k->code[i].line);
+        if (lines.empty()) continue;
+        std::fill(k->executed.begin(), k->executed.end(), 0);
+        s += m->m->target + " " + name;
+        for (u32 line : lines) s += strf(" %u", line);
+        s += "\n";
+      }
+  return s.c_str();
 }
 // What is asked for other PTX when a module is loaded: it gets the PTX and returns what to load instead, or null.
 API void ptxsim_on_load(const char* (*function)(const char* ptx)) {

@@ -120,8 +120,8 @@ struct LaunchArgs {
 struct Options {
   long long check_races = 1, check_uninit = 1, check_proxy = 1, strict_warp = 1, allow_exited_at_barrier = 0,
             allow_exited_cta = 0, threads = 2, resident = 1, order = 0, max_instructions = 4000000000ll, poison = 0xff,
-            track_uninit = 0, sticky_errors = 0, deferred_errors = 0, host_access = 0, keep_stats = 64, print = 1,
-            verbose = 0;
+            track_uninit = 0, sticky_errors = 0, deferred_errors = 0, host_access = 0, keep_stats = 64, coverage = 0,
+            print = 1, verbose = 0;
 };
 
 // ---- state of the process

@@ -35,6 +35,7 @@ static CUresult runKernel(Context* c, Function* f, const LaunchArgs& L, const st
   g.maxSmem = devices[c->dev].smemOptin;
   g.order = opt.order;
   g.strictWarp = opt.strict_warp;
+  if (opt.coverage) k->executed.resize(k->code.size());
   mapHostPages();
   LaunchResult r;
   double t0 = milliseconds();
@@ -49,13 +50,15 @@ static CUresult runKernel(Context* c, Function* f, const LaunchArgs& L, const st
     fwrite(r.out.data(), 1, r.out.size(), stdout);
     fflush(stdout);
   }
-  string j = strf(
-                 "{\"kernel\":%s,\"target\":%s,\"grid\":[%u,%u,%u],\"block\":[%u,%u,%u],\"cluster\":[%u,%u,%u],\"dynamic_smem\":%u,"
-                 "\"cooperative\":%d,\"programmatic\":%d,\"milliseconds\":%.3f,\"error\":%s,\"stats\":",
-                 jsonStr(f->name).c_str(), jsonStr(f->m->m->target).c_str(), L.grid[0], L.grid[1], L.grid[2], L.block[0], L.block[1], L.block[2],
-                 L.cluster[0], L.cluster[1], L.cluster[2], L.dynamicSmem, L.cooperative, L.programmatic,
-                 milliseconds() - t0, r.error.empty() ? "null" : jsonStr(r.error).c_str()) +
-             statsJson(r, *k) + "}";
+  string j =
+      strf(
+          "{\"kernel\":%s,\"target\":%s,\"grid\":[%u,%u,%u],\"block\":[%u,%u,%u],\"cluster\":[%u,%u,%u],\"dynamic_"
+          "smem\":%u,"
+          "\"cooperative\":%d,\"programmatic\":%d,\"milliseconds\":%.3f,\"error\":%s,\"stats\":",
+          jsonStr(f->name).c_str(), jsonStr(f->m->m->target).c_str(), L.grid[0], L.grid[1], L.grid[2], L.block[0],
+          L.block[1], L.block[2], L.cluster[0], L.cluster[1], L.cluster[2], L.dynamicSmem, L.cooperative,
+          L.programmatic, milliseconds() - t0, r.error.empty() ? "null" : jsonStr(r.error).c_str()) +
+      statsJson(r, *k) + "}";
   statLog.push_back(j);
   while ((long long)statLog.size() > std::max(1ll, opt.keep_stats)) statLog.pop_front();
   if (r.error.empty()) return CUDA_SUCCESS;

@@ -159,6 +159,7 @@ Flow Exec::flow(Warp& w, const Instr& in, Step& s) {
 
 void Exec::run(Warp& w, u64 quantum) {
   const Instr* code = k.code.data();
+  u8* executed = k.executed.empty() ? nullptr : k.executed.data();
   w.slice = 0;
   while (w.slice < quantum && w.live) {
     const u32 ready = w.ready(), candidates = ready & ~w.yielded;
@@ -190,6 +191,7 @@ void Exec::run(Warp& w, u64 quantum) {
         const u32 p = *(u32*)(w.regs + in.predOff);
         s.em &= in.pneg ? ~p : p;
       }
+      if (executed && s.em) executed[s.pc] = 1;
       st.warpInstr++;
       st.cls[in.cls]++;
       st.threadInstr += std::popcount(s.em);

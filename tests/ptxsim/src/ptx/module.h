@@ -86,6 +86,7 @@ struct Kernel {
   bool usesWgmma = false, usesAsyncProxy = false;
   std::vector<std::string> unsupported;
   u32 numRegs = 0;
+  mutable std::vector<u8> executed;  // by instruction, where somebody wants to know
 };
 
 struct Target {  // .target sm_90a: 90, 'a'

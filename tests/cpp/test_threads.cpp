@@ -122,6 +122,22 @@ void check_exceptions() {
   }
 }
 
+/// Two threads keep an exception at the same time: ThreadSanitizer watches.
+void check_exceptions_at_once() {
+  std::atomic<int> arrived{0};
+  std::string caught;
+  try {
+    parallel_tasks(own_provider(2), 2, [&](int64_t t) {
+      ++arrived;
+      while (arrived < 2) std::this_thread::yield();  // check_helpers() has shown that both run
+      throw std::runtime_error("task " + std::to_string(t));
+    });
+  } catch (const std::runtime_error& e) {
+    caught = e.what();
+  }
+  expect(caught == "task 0", "the exception of the lower of two tasks reaches the caller, not '" + caught + "'");
+}
+
 /// Forks again and again while another thread has the pool, so that some children inherit locks that are held.
 void check_fork() {
 #ifdef __SANITIZE_THREAD__
@@ -222,6 +238,7 @@ int main() {
   check_nested();
   check_callers();
   check_exceptions();
+  check_exceptions_at_once();
   check_fork();
   check_training();
   check_default_threads();

@@ -203,8 +203,8 @@ def plan(case: StepCase, dtype: str, device: Device) -> Plan:
     equal choices are counted once; whoever counts compares it with the kernels that ran."""
     element, images = ELEMENT[dtype], case.batch if case.shared else case.rows
     inputs, units = element * case.inputs, element * case.units
-    wide = dtype == "bf16"
-    forward, _, _ = _choose(element, dtype != "f32", images, case.units, _alignment(inputs), device)
+    wide = dtype != "f32"
+    forward, _, _ = _choose(element, wide, images, case.units, _alignment(inputs), device)
     gradient, tiles, depth = _choose(element, wide, case.units, case.inputs, _alignment(inputs, units), device)
     splits = min(max(1, device.multiprocessors // tiles), max(1, images // (4 * depth)))
     return Plan(forward, gradient, splits)

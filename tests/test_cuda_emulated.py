@@ -189,8 +189,7 @@ def test_every_instance(math: str, instance: str, driver: ModuleType) -> None:
     """By name, aligned so that all of them fit: a step, and the gradient with a mask."""
     dtype, _, unit = MATHS[math]
     device = home(instance)
-    gradient = SMALL_32 if instance in (WIDE_32, NARROW_32) else instance  # which has no gradient: the rule's
-    wanted = {f"forward_{math}_{instance}", f"gradient_{math}_{gradient}"}
+    wanted = {f"forward_{math}_{instance}", f"gradient_{math}_{instance}"}
     for shape, goodness in [((137, 264, 168), "mean_sq"), ((1, 8, 8), "neg_sum_sq")]:
         a = cases.step_arguments(*shape, optimiser="sgd", goodness=goodness, peer=True)
         a["x"] = a["x"].to(dtype).float()
@@ -208,7 +207,7 @@ def test_every_instance(math: str, instance: str, driver: ModuleType) -> None:
     driver.driver_clear()
     with forced(math, instance), emulated.device(device):
         check_parity(cases.gradient, cases.gradient_reference, a, unit=unit)
-    assert set(names(driver)) == {f"gradient_{math}_{gradient}"}
+    assert set(names(driver)) == {f"gradient_{math}_{instance}"}
 
 
 def padded(matrix: Tensor, bytes_: int = 16) -> Tensor:
@@ -232,20 +231,20 @@ def test_hopper_at_every_size(shape: tuple[int, int, int], math: str, driver: Mo
     with forced(math, instance), emulated.device("sm_90"):
         check_parity(cases.forward, cases.forward_reference, a, unit=unit)
         assert set(names(driver)) == {f"forward_{math}_{instance}"}
-        if math != "tf32":
-            driver.driver_clear()
-            check_parity(cases.gradient, cases.gradient_reference, g, unit=unit)
-            assert set(names(driver)) == {f"gradient_{math}_{instance}"}
+        driver.driver_clear()
+        check_parity(cases.gradient, cases.gradient_reference, g, unit=unit)
+        assert set(names(driver)) == {f"gradient_{math}_{instance}"}
 
 
-def test_hopper_walks_through_more_tiles_than_there_are_blocks(driver: ModuleType) -> None:
+@pytest.mark.parametrize(("math", "instance"), [("bf16", NARROW), ("tf32", NARROW_32)])
+def test_hopper_walks_through_more_tiles_than_there_are_blocks(math: str, instance: str, driver: ModuleType) -> None:
     """134 tiles for 132 multiprocessors: two blocks have a second one, for which copies start during the first."""
-    m, n, *_ = emulated.tile_values(NARROW)
-    dtype, _, unit = MATHS["bf16"]
+    m, n, *_ = emulated.tile_values(instance)
+    dtype, _, unit = MATHS[math]
     a = cases.layer_arguments(66 * m + 1, 8, n + 8, dtype=dtype)
     g = cases.grad_arguments(cases.step_arguments(5, n + 8, 66 * m + 8))
     g |= {name: g[name].to(dtype) for name in ("x", "h")}
-    with forced("bf16", NARROW), emulated.device("sm_90"):
+    with forced(math, instance), emulated.device("sm_90"):
         check_parity(cases.forward, cases.forward_reference, a, unit=unit)
         check_parity(cases.gradient, cases.gradient_reference, g, unit=unit)
     assert [r["grid"] for r in records(driver)] == [[132, 1, 1]] * 2
@@ -429,6 +428,24 @@ def test_a_blank_row_gets_the_bias_and_teaches_nothing(eps: float, math: str, in
             unit=unit,
         )
     assert torch.equal(got["h"][2], a["bias"].relu().to(dtype).float())
+
+
+@pytest.mark.parametrize("instance", ["", *emulated.instances(4), *emulated.hopper_instances(4)])
+def test_tf32_operands_are_rounded_to_nearest(instance: str) -> None:
+    """Each operand of both products beside ones and zeros, which leave its elements as they were rounded."""
+    bits = torch.randint(0x3F800000, 0x40800000, (70, 72), dtype=torch.int32)  # 1 to 4
+    bits += (bits & 0x1FFF == 0x1000).int()  # ties go their own ways
+    a, rounded = bits.view(torch.float32), ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+    one, sum_of = torch.eye(72)[:70], {"norm": "none", "eps": 1e-4, "goodness": "sum_sq"}
+    ones, halves = torch.ones(70), torch.full((70,), 0.5)  # the factor of a row is 2 of its halves
+    with forced("tf32", instance), emulated.device(home(instance)):
+        assert torch.equal(ops.layer_forward(torch.eye(72), a, None, None, **sum_of)[0], rounded.t())
+        assert torch.equal(ops.layer_forward(a, torch.eye(72), None, None, **sum_of)[0], rounded)
+        for x, h in ((a, one), (one, a)):
+            got = ops.layer_grad(x, h, ones, halves, None, None, "sum_sq")[0]
+            want = rounded.new_zeros(72, 72)
+            want[:70] = rounded
+            assert torch.equal(got, want if x is a else want.t())
 
 
 def test_float16_gradients_far_below_its_smallest_number() -> None:
@@ -625,23 +642,24 @@ def test_no_bank_conflicts(math: str, instance: str, driver: ModuleType) -> None
 
 @every_hopper_instance
 def test_no_bank_conflicts_on_hopper(math: str, instance: str, driver: ModuleType) -> None:
-    """Fragments of a stage take four wavefronts for each 16 x 32 bytes, whatever else is read."""
+    """Fragments of a stage take four wavefronts for each 16 x 32 bytes, whatever else is read; of floats that lie
+    across, word by word."""
     m, n, k, *_ = emulated.tile_values(instance)
     for kind, record in products(math, 2 * m, 4 * k, 2 * n, instance, driver).items():
-        if math == "tf32" and kind == "gradient":
-            continue
+        turned = math == "tf32" and kind == "gradient"
         stats = record["stats"]
         depth = 4 * k if kind == "forward" else 2 * m
         tiles = 4 if kind == "forward" else -(-2 * n // m) * -(-4 * k // n)
         stages = tiles * depth // k
         assert stats["wgmma_count"] == stages * 2 * 4
-        assert stats["ldmatrix_requests"] == stages * 8 * 4
-        assert stats["ldmatrix_wavefronts"] == 4 * stats["ldmatrix_requests"]
-        # Factors of two neighbouring rows, a broadcast to eight lanes: 8 reads a stage and warp, of two half warps.
-        factors = 2 * stages * 8 * 8 if kind == "gradient" else 0
+        assert stats.get("ldmatrix_requests", 0) == (0 if turned else stages * 8 * 4)
+        assert stats.get("ldmatrix_wavefronts", 0) == 4 * stats.get("ldmatrix_requests", 0)
+        # Factors of two neighbouring rows, a broadcast to eight lanes: k / 8 reads a stage and warp, of two half warps.
+        factors = 2 * stages * 8 * k // 8 if kind == "gradient" else 0
         out = tiles * m * n * (4 if kind == "gradient" else MATHS[math][0].itemsize) // 128
-        assert stats["shared_load_wavefronts"] <= factors + out
-        assert stats["shared_store_wavefronts"] == out
+        left, right = (stages * m, stages * n) if turned else (0, 0)  # 128 bytes each: read, and the right one written
+        assert stats["shared_load_wavefronts"] <= factors + out + left + right
+        assert stats["shared_store_wavefronts"] == out + right
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 64), (130, 144, 208), (256, 128, 256)], ids=cases.shape_name)
@@ -662,8 +680,6 @@ def test_hopper_moves_the_bytes_that_it_says(
     if rows % 8 == 0 and units % 16 == 0:  # every row of h starts a sector: only whole ones leave
         assert stats["global_store_sectors"] * 32 == stats["global_store_bytes"]
     assert stats["atomics_global"] == stats["atomics_shared"] == 0
-    if math == "tf32":
-        return
     stats = both["gradient"]["stats"]
     tiles_m, tiles_n = -(-units // m), -(-inputs // n)
     factors = -(-4 * rows // 32) * tiles_m * tiles_n

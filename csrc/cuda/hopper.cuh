@@ -232,29 +232,6 @@ __device__ __forceinline__ void multiply_stages(WideSums<Tile>& sums, const Lane
 
 // ---------------------------------------------------------------- forward
 
-/// Stores up to 16 staged rows, sizeof(Vector) bytes a lane: neighbouring lanes write neighbouring vectors. A vector
-/// that sticks out of the last column is stored element by element.
-template <class Tile, class Vector>
-__device__ __forceinline__ void store_rows(const ForwardParams& p, const unsigned char* staging, int lane, int row0,
-                                           int col0, int64_t variant_row) {
-  using Element = std::conditional_t<Tile::kElementBytes == 2, uint16_t, uint32_t>;
-  constexpr int kElements = sizeof(Vector) / sizeof(Element), kVectorsPerRow = kPassColumns / kElements;
-  const int rows = min(p.images - row0, 16);
-#pragma unroll 1
-  for (int i = lane; i < rows * kVectorsPerRow; i += 32) {
-    const int row = i / kVectorsPerRow, column = i % kVectorsPerRow * kElements;
-    const unsigned char* source = staging + staged_offset<Tile::kElementBytes>(row, column);
-    Element* target =
-        static_cast<Element*>(p.h) + ((row0 + row) * p.image_step + variant_row) * p.h_pitch + col0 + column;
-    const int left = p.units - col0 - column;
-    if (left >= kElements) {
-      *reinterpret_cast<Vector*>(target) = *reinterpret_cast<const Vector*>(source);
-    } else {
-      for (int e = 0; e < left; ++e) target[e] = reinterpret_cast<const Element*>(source)[e];
-    }
-  }
-}
-
 /// Scale, bias, ReLU, sums of the rows and the rows themselves, from the sums of the tile at (tile_row, tile_column);
 /// once a variant.
 template <class Math, class Tile>
@@ -326,16 +303,9 @@ __device__ __forceinline__ void finish_forward(const ForwardParams& p, const Wid
       }
       if (p.h == nullptr) continue;
       __syncwarp();
-      const int first = col0 + pass * kPassColumns;
-      if (p.store_bytes == 16) {
-        store_rows<Tile, uint4>(p, staging, c.index, row0, first, variant_row);
-      } else if (p.store_bytes == 8) {
-        store_rows<Tile, uint2>(p, staging, c.index, row0, first, variant_row);
-      } else if (Tile::kElementBytes == 4 || p.store_bytes == 4) {
-        store_rows<Tile, uint32_t>(p, staging, c.index, row0, first, variant_row);
-      } else if constexpr (Tile::kElementBytes == 2) {
-        store_rows<Tile, uint16_t>(p, staging, c.index, row0, first, variant_row);
-      }
+      store_rows<Tile::kElementBytes, 16, kPassColumns, 32>(
+          p, c.index, row0, col0 + pass * kPassColumns, variant_row,
+          [&](int row, int column) { return staging + staged_offset<Tile::kElementBytes>(row, column); });
       __syncwarp();  // the next columns are written over what has just been read
     }
 #pragma unroll

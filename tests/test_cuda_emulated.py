@@ -104,7 +104,7 @@ def step_on(device: str, **arguments: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------- every arithmetic, every size
 
 
-@pytest.mark.parametrize("device", emulated.DEVICES)
+@pytest.mark.parametrize("device", emulated.TESTED)
 @every_math
 @pytest.mark.parametrize("shape", SHAPES, ids=cases.shape_name)
 def test_every_arithmetic_at_every_size(shape: tuple[int, int, int], math: str, device: str) -> None:
@@ -504,26 +504,43 @@ def test_copies_are_as_wide_as_the_alignment(
     assert names(driver)[-1].endswith(expected)
 
 
-def test_large_tiles_once_they_fill_the_device(driver: ModuleType) -> None:
-    """100 tiles for the 108 multiprocessors of sm_80 are too few; sm_90 with 132 wants more."""
-    for device, rows, expected in [("sm_80", 10, SMALL), ("sm_80", 11, LARGE), ("sm_90", 11, SMALL)]:
-        a = cases.layer_arguments(128 * rows, 16, 128 * 10, dtype=torch.bfloat16)
-        with emulated.device(device):
+def work(math: str, instance: str, m: int, n: int, multiprocessors: int) -> int:
+    """Of the busiest multiprocessor, in passes over the banks for 32 bytes of depth. A pass copies 128 bytes in, or
+    hands them to a warp or (Hopper's right operand) a warpgroup. Products in float32 are arithmetic."""
+    tile_m, tile_n, _, _, *others = emulated.tile_values(instance)
+    if math in ("f32", "tf32x3"):
+        each = tile_m * tile_n + 8 * (tile_m + tile_n)
+    else:
+        warps_m, warps_n = others[:2] or (2, 1)
+        each = (tile_m + tile_n + warps_n * tile_m + warps_m * tile_n) * 32 // 128
+    return -(-(-(-m // tile_m) * -(-n // tile_n)) // multiprocessors) * each
+
+
+@pytest.mark.parametrize("math", MATHS)
+@pytest.mark.parametrize("device", ["sm_80", "sm_90"])
+def test_the_tile_with_which_the_busiest_multiprocessor_does_least(device: str, math: str, driver: ModuleType) -> None:
+    """Aligned to 16 bytes: sizes around the numbers of tiles that fill a round."""
+    dtype, multiprocessors = MATHS[math][0], {"sm_80": 108, "sm_90": 132}[device]
+    few = [name for name in emulated.instances(dtype.itemsize) if name.endswith("a16")]
+    wanted = set(few)
+    if device == "sm_90" and math in HOPPER_MATHS:  # whose narrow tile costs less than the other design's of that size
+        wanted = {*emulated.hopper_instances(dtype.itemsize), few[-1]}
+        few = [*emulated.hopper_instances(dtype.itemsize), *few]
+    seen = set()
+    for m, n in [(64, 64), (640, 640), (768, 896), (1024, 2048), (1152, 1536), (2048, 2048), (1408, 3072)]:
+        a = cases.layer_arguments(m, 8, n, dtype=dtype)
+        with forced(math), emulated.device(device):
             cases.forward(**a)
-        assert names(driver)[-1] == f"forward_bf16_{expected}"
+        least = min(few, key=lambda name: work(math, name, m, n, multiprocessors))
+        assert names(driver)[-1] == f"forward_{math}_{least}", (m, n)
+        seen.add(least)
+    assert seen == wanted
 
 
-def test_hopper_where_it_fills_the_device(driver: ModuleType) -> None:
-    """The widest tile that gives 132 multiprocessors a block each; odd rows have the other design."""
-    for shape, instance in [
-        ((128 * 12, 8, 256 * 11), WIDE),
-        ((128 * 12, 8, 128 * 11), NARROW),
-        ((128, 16, 128), SMALL),
-        ((128, 20, 128), PIECES_8),
-    ]:
-        a = cases.layer_arguments(*shape, dtype=torch.bfloat16)
+def test_hopper_has_rows_aligned_to_16_bytes(driver: ModuleType) -> None:
+    for inputs, instance in [(24, NARROW), (20, PIECES_8)]:
         with emulated.device("sm_90"):
-            cases.forward(**a)
+            cases.forward(**cases.layer_arguments(1408, inputs, 1408, dtype=torch.bfloat16))
         assert names(driver)[-1] == f"forward_bf16_{instance}"
 
 

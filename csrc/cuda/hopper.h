@@ -26,6 +26,7 @@ struct HopperTile {
   static constexpr int kTileM = 64 * kConsumers, kTileK = 128 / kElementBytes;
   static constexpr int kSteps = 4;  // of 32 bytes of depth, one wgmma each
   static constexpr int kFragmentsN = kTileN / 8;
+  static constexpr int kPasses = (kTileM + kTileN) / 4 + (kTileM + kConsumers * kTileN) / 4;  // as in Tile
   // Registers of a thread: 168 at the start (65536 / 384, by the eight), of which the producers leave most to the
   // others; fewer where they turn boxes, 32 floats a lane.
   static constexpr int kProducerRegisters[2] = {40, 72}, kConsumerRegisters[2] = {232, 216};

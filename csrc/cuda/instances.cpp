@@ -22,6 +22,7 @@ namespace {
    Tile<bytes, __VA_ARGS__>::kTileK,           \
    Tile<bytes, __VA_ARGS__>::kThreads,         \
    Tile<bytes, __VA_ARGS__>::kCopyBytes,       \
+   Tile<bytes, __VA_ARGS__>::kPasses,          \
    Tile<bytes, __VA_ARGS__>::kForwardBytes,    \
    Tile<bytes, __VA_ARGS__>::kGradientBytes},
 #define FFKERN_BF16(...) FFKERN_ROW(bf16, 2, __VA_ARGS__)
@@ -38,6 +39,7 @@ namespace {
    k,                                                             \
    HopperTile<bytes, n, stages>::kThreads,                        \
    16,                                                            \
+   HopperTile<bytes, n, stages>::kPasses,                         \
    HopperTile<bytes, n, stages>::kBytes,                          \
    HopperTile<bytes, n, stages>::kBytes,                          \
    true},
@@ -125,8 +127,17 @@ int64_t tiles(const Instance& instance, int64_t m, int64_t n) {
   return parts(m, instance.tile_m) * parts(n, instance.tile_n);
 }
 
-/// The widest copies that the alignment allows, and with them the largest tile that still gives every multiprocessor a
-/// block (smaller tiles do not make up for narrower copies); the smallest, if none does.
+/// What the busiest multiprocessor does: its tiles, times what binds in one. That is shared memory, or where products
+/// are those of float32 or three, arithmetic: the multiply-adds, and what a row or column costs beside them.
+int64_t busiest(Product product, const Instance& instance, int64_t m, int64_t n, const DeviceFacts& facts) {
+  const bool multiplies = product == Product::kF32 || product == Product::kTf32x3;
+  const int64_t arithmetic = int64_t{instance.tile_m} * instance.tile_n + 8 * (instance.tile_m + instance.tile_n);
+  const int64_t each = multiplies ? arithmetic : instance.passes;
+  return parts(tiles(instance, m, n), facts.multiprocessors) * each;
+}
+
+/// The widest copies that the alignment allows (smaller tiles do not make up for narrower ones), and with them the tile
+/// with which the busiest multiprocessor does least; of equals the largest.
 const Instance& choose(Product product, int64_t m, int64_t n, const Operands& operands) {
   const std::span<const Instance> all = instances(product);
   if (const Instance* instance = forced(all, operands)) return *instance;
@@ -136,8 +147,9 @@ const Instance& choose(Product product, int64_t m, int64_t n, const Operands& op
     if (!operands.at_home(instance) || !operands.takes(instance)) continue;
     if (instance.copy_bytes > operands.aligned || instance.*operands.bytes > facts.shared_bytes) continue;
     if (chosen && instance.copy_bytes < chosen->copy_bytes) break;
-    chosen = &instance;
-    if (tiles(instance, m, n) >= facts.multiprocessors) break;
+    if (!chosen || busiest(product, instance, m, n, facts) < busiest(product, *chosen, m, n, facts)) {
+      chosen = &instance;
+    }
   }
   if (!chosen) {
     throw std::runtime_error("ffkern: the device grants a block " + std::to_string(facts.shared_bytes) +
@@ -147,7 +159,7 @@ const Instance& choose(Product product, int64_t m, int64_t n, const Operands& op
 }
 
 /// How often the batch is split: until the grid fills the chip, as long as a split has a few stages of rows to itself.
-/// Hopper's instances are chosen where their tiles do so, and by name they take the whole batch too.
+/// Hopper's instances take the whole batch: they are chosen where small tiles would fill the chip more than once.
 int64_t split_count(const Instance& instance, int64_t rows, int64_t units, int64_t inputs, const DeviceFacts& facts) {
   if (instance.hopper) return 1;
   const int64_t fill = facts.multiprocessors / std::max<int64_t>(1, tiles(instance, units, inputs));

@@ -176,25 +176,30 @@ def _alignment(*pitches: int) -> int:
     return bits & -bits
 
 
-def _choose(element: int, wide: bool, m: int, n: int, aligned: int, device: Device) -> tuple[str, int, int]:
+def _choose(dtype: str, m: int, n: int, aligned: int, device: Device) -> tuple[str, int, int]:
     """Instance of a product of m x n results, its tiles, and the depth of its stage: csrc/cuda/instances.cpp's rule.
-    wide: compute capability 9.0 has instances of its own for the product.
 
     No instance that operands of two or four bytes can get needs more shared memory than the devices here have.
     """
-    emulated = _emulated()
-    chosen, width = ("", 0, 0), 0
-    hopper = emulated.hopper_instances(element) if wide and device.emulated == "sm_90" else []
+    emulated, element = _emulated(), ELEMENT[dtype]
+    chosen, width, least = ("", 0, 0), 0, 0
+    hopper = emulated.hopper_instances(element) if dtype != "f32" and device.emulated == "sm_90" else []
     for name in [*hopper, *emulated.instances(element)]:
-        tile_m, tile_n, depth, *_ = values = emulated.tile_values(name)
-        copy = 16 if name in hopper else values[-2]
+        tile_m, tile_n, depth, _, *others = emulated.tile_values(name)
+        if name in hopper:
+            copy, passes = 16, (2 * tile_m + 3 * tile_n) // 4
+        else:
+            warps_m, warps_n, copy, _ = others
+            passes = ((1 + warps_n) * tile_m + (1 + warps_m) * tile_n) // 4
         if copy > aligned:
             continue
         if width and copy < width:
             break
-        chosen, width = (name, _parts(m, tile_m) * _parts(n, tile_n), depth), copy
-        if chosen[1] >= device.multiprocessors:
-            break
+        tiles = _parts(m, tile_m) * _parts(n, tile_n)
+        each = tile_m * tile_n + 8 * (tile_m + tile_n) if dtype == "f32" else passes
+        work = _parts(tiles, device.multiprocessors) * each
+        if not width or work < least:
+            chosen, width, least = (name, tiles, depth), copy, work
     return chosen
 
 
@@ -203,11 +208,10 @@ def plan(case: StepCase, dtype: str, device: Device) -> Plan:
     equal choices are counted once; whoever counts compares it with the kernels that ran."""
     element, images = ELEMENT[dtype], case.batch if case.shared else case.rows
     inputs, units = element * case.inputs, element * case.units
-    wide = dtype == "bf16"
-    forward, _, _ = _choose(element, dtype != "f32", images, case.units, _alignment(inputs), device)
-    gradient, tiles, depth = _choose(element, wide, case.units, case.inputs, _alignment(inputs, units), device)
+    forward, _, _ = _choose(dtype, images, case.units, _alignment(inputs), device)
+    gradient, tiles, depth = _choose(dtype, case.units, case.inputs, _alignment(inputs, units), device)
     splits = min(max(1, device.multiprocessors // tiles), max(1, images // (4 * depth)))
-    return Plan(forward, gradient, splits)
+    return Plan(forward, gradient, 1 if gradient in _emulated().hopper_instances() else splits)
 
 
 # ------------------------------------------------------------ ffkern on the software driver
@@ -454,13 +458,10 @@ def count_eager_prediction(case: PredictCase, dtype: str) -> EagerCounts:
 def count_all(
     steps: Sequence[StepCase], predictions: Sequence[PredictCase], dtypes: Sequence[str], devices: Sequence[Device]
 ) -> Counts:
-    """Counts every case once for every plan that a device leads to. Predictions are counted on the first device, and in
-    bfloat16 on those that have kernels of their own."""
+    """Counts every step once for every plan that a device leads to, and every prediction on every device."""
     fused = [count for case in steps for dtype in dtypes for count in _steps_of(case, dtype, devices)]
     wide = [dtype for dtype in dtypes if dtype != "tf32"]
-    fused += [count_prediction(case, dtype, devices[0]) for case in predictions for dtype in wide]
-    hopper = [device for device in devices[1:] if device.emulated == "sm_90"]
-    fused += [count_prediction(case, "bf16", device) for case in predictions for device in hopper]
+    fused += [count_prediction(case, dtype, device) for case in predictions for dtype in wide for device in devices]
     compared = [count_eager_step(case, dtype) for case in steps for dtype in dtypes if dtype != "tf32"]
     compared += [count_eager_prediction(case, dtype) for case in predictions for dtype in wide]
     return Counts(torch.__version__.partition("+")[0], tuple(fused), tuple(compared))

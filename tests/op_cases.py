@@ -27,7 +27,7 @@ ISAS = _PATH[1].split(", ")
 CPU = [f"cpu-{isa}" for isa in ISAS]  # with the multiply-adds of the instruction set for bfloat16
 UNITS = [f"cpu-bf16-{name}" for name in _PATH[4].split(", ") if name != "fma"]  # what else multiplies it
 CUDA = [
-    *(pytest.param(f"emulated-cuda-{name}", marks=pytest.mark.emulated) for name in emulated.DEVICES),
+    *(pytest.param(f"emulated-cuda-{name}", marks=pytest.mark.emulated) for name in emulated.TESTED),
     pytest.param("cuda", marks=pytest.mark.gpu),
 ]
 

@@ -104,7 +104,7 @@ def step_on(device: str, **arguments: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------- every arithmetic, every size
 
 
-@pytest.mark.parametrize("device", emulated.DEVICES)
+@pytest.mark.parametrize("device", emulated.TESTED)
 @every_math
 @pytest.mark.parametrize("shape", SHAPES, ids=cases.shape_name)
 def test_every_arithmetic_at_every_size(shape: tuple[int, int, int], math: str, device: str) -> None:
@@ -189,8 +189,7 @@ def test_every_instance(math: str, instance: str, driver: ModuleType) -> None:
     """By name, aligned so that all of them fit: a step, and the gradient with a mask."""
     dtype, _, unit = MATHS[math]
     device = home(instance)
-    gradient = SMALL_32 if instance in (WIDE_32, NARROW_32) else instance  # which has no gradient: the rule's
-    wanted = {f"forward_{math}_{instance}", f"gradient_{math}_{gradient}"}
+    wanted = {f"forward_{math}_{instance}", f"gradient_{math}_{instance}"}
     for shape, goodness in [((137, 264, 168), "mean_sq"), ((1, 8, 8), "neg_sum_sq")]:
         a = cases.step_arguments(*shape, optimiser="sgd", goodness=goodness, peer=True)
         a["x"] = a["x"].to(dtype).float()
@@ -208,7 +207,7 @@ def test_every_instance(math: str, instance: str, driver: ModuleType) -> None:
     driver.driver_clear()
     with forced(math, instance), emulated.device(device):
         check_parity(cases.gradient, cases.gradient_reference, a, unit=unit)
-    assert set(names(driver)) == {f"gradient_{math}_{gradient}"}
+    assert set(names(driver)) == {f"gradient_{math}_{instance}"}
 
 
 def padded(matrix: Tensor, bytes_: int = 16) -> Tensor:
@@ -232,20 +231,20 @@ def test_hopper_at_every_size(shape: tuple[int, int, int], math: str, driver: Mo
     with forced(math, instance), emulated.device("sm_90"):
         check_parity(cases.forward, cases.forward_reference, a, unit=unit)
         assert set(names(driver)) == {f"forward_{math}_{instance}"}
-        if math != "tf32":
-            driver.driver_clear()
-            check_parity(cases.gradient, cases.gradient_reference, g, unit=unit)
-            assert set(names(driver)) == {f"gradient_{math}_{instance}"}
+        driver.driver_clear()
+        check_parity(cases.gradient, cases.gradient_reference, g, unit=unit)
+        assert set(names(driver)) == {f"gradient_{math}_{instance}"}
 
 
-def test_hopper_walks_through_more_tiles_than_there_are_blocks(driver: ModuleType) -> None:
+@pytest.mark.parametrize(("math", "instance"), [("bf16", NARROW), ("tf32", NARROW_32)])
+def test_hopper_walks_through_more_tiles_than_there_are_blocks(math: str, instance: str, driver: ModuleType) -> None:
     """134 tiles for 132 multiprocessors: two blocks have a second one, for which copies start during the first."""
-    m, n, *_ = emulated.tile_values(NARROW)
-    dtype, _, unit = MATHS["bf16"]
+    m, n, *_ = emulated.tile_values(instance)
+    dtype, _, unit = MATHS[math]
     a = cases.layer_arguments(66 * m + 1, 8, n + 8, dtype=dtype)
     g = cases.grad_arguments(cases.step_arguments(5, n + 8, 66 * m + 8))
     g |= {name: g[name].to(dtype) for name in ("x", "h")}
-    with forced("bf16", NARROW), emulated.device("sm_90"):
+    with forced(math, instance), emulated.device("sm_90"):
         check_parity(cases.forward, cases.forward_reference, a, unit=unit)
         check_parity(cases.gradient, cases.gradient_reference, g, unit=unit)
     assert [r["grid"] for r in records(driver)] == [[132, 1, 1]] * 2
@@ -499,6 +498,24 @@ def test_a_blank_row_gets_the_bias_and_teaches_nothing(eps: float, math: str, in
     assert torch.equal(got["h"][2], a["bias"].relu().to(dtype).float())
 
 
+@pytest.mark.parametrize("instance", ["", *emulated.instances(4), *emulated.hopper_instances(4)])
+def test_tf32_operands_are_rounded_to_nearest(instance: str) -> None:
+    """Each operand of both products beside ones and zeros, which leave its elements as they were rounded."""
+    bits = torch.randint(0x3F800000, 0x40800000, (70, 72), dtype=torch.int32)  # 1 to 4
+    bits += (bits & 0x1FFF == 0x1000).int()  # ties go their own ways
+    a, rounded = bits.view(torch.float32), ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+    one, sum_of = torch.eye(72)[:70], {"norm": "none", "eps": 1e-4, "goodness": "sum_sq"}
+    ones, halves = torch.ones(70), torch.full((70,), 0.5)  # the factor of a row is 2 of its halves
+    with forced("tf32", instance), emulated.device(home(instance)):
+        assert torch.equal(ops.layer_forward(torch.eye(72), a, None, None, **sum_of)[0], rounded.t())
+        assert torch.equal(ops.layer_forward(a, torch.eye(72), None, None, **sum_of)[0], rounded)
+        for x, h in ((a, one), (one, a)):
+            got = ops.layer_grad(x, h, ones, halves, None, None, "sum_sq")[0]
+            want = rounded.new_zeros(72, 72)
+            want[:70] = rounded
+            assert torch.equal(got, want if x is a else want.t())
+
+
 def test_float16_gradients_far_below_its_smallest_number() -> None:
     """Coefficients of 1e-12: a power of two brings the operands into range, and dW is exact float32 again."""
     a = cases.grad_arguments(cases.step_arguments(40, 24, 32), peer=True)
@@ -599,26 +616,43 @@ def test_copies_are_as_wide_as_the_alignment(
     assert names(driver)[-1].endswith(expected)
 
 
-def test_large_tiles_once_they_fill_the_device(driver: ModuleType) -> None:
-    """100 tiles for the 108 multiprocessors of sm_80 are too few; sm_90 with 132 wants more."""
-    for device, rows, expected in [("sm_80", 10, SMALL), ("sm_80", 11, LARGE), ("sm_90", 11, SMALL)]:
-        a = cases.layer_arguments(128 * rows, 16, 128 * 10, dtype=torch.bfloat16)
-        with emulated.device(device):
+def work(math: str, instance: str, m: int, n: int, multiprocessors: int) -> int:
+    """Of the busiest multiprocessor, in passes over the banks for 32 bytes of depth. A pass copies 128 bytes in, or
+    hands them to a warp or (Hopper's right operand) a warpgroup. Products in float32 are arithmetic."""
+    tile_m, tile_n, _, _, *others = emulated.tile_values(instance)
+    if math in ("f32", "tf32x3"):
+        each = tile_m * tile_n + 8 * (tile_m + tile_n)
+    else:
+        warps_m, warps_n = others[:2] or (2, 1)
+        each = (tile_m + tile_n + warps_n * tile_m + warps_m * tile_n) * 32 // 128
+    return -(-(-(-m // tile_m) * -(-n // tile_n)) // multiprocessors) * each
+
+
+@pytest.mark.parametrize("math", MATHS)
+@pytest.mark.parametrize("device", ["sm_80", "sm_90"])
+def test_the_tile_with_which_the_busiest_multiprocessor_does_least(device: str, math: str, driver: ModuleType) -> None:
+    """Aligned to 16 bytes: sizes around the numbers of tiles that fill a round."""
+    dtype, multiprocessors = MATHS[math][0], {"sm_80": 108, "sm_90": 132}[device]
+    few = [name for name in emulated.instances(dtype.itemsize) if name.endswith("a16")]
+    wanted = set(few)
+    if device == "sm_90" and math in HOPPER_MATHS:  # whose narrow tile costs less than the other design's of that size
+        wanted = {*emulated.hopper_instances(dtype.itemsize), few[-1]}
+        few = [*emulated.hopper_instances(dtype.itemsize), *few]
+    seen = set()
+    for m, n in [(64, 64), (640, 640), (768, 896), (1024, 2048), (1152, 1536), (2048, 2048), (1408, 3072)]:
+        a = cases.layer_arguments(m, 8, n, dtype=dtype)
+        with forced(math), emulated.device(device):
             cases.forward(**a)
-        assert names(driver)[-1] == f"forward_bf16_{expected}"
+        least = min(few, key=lambda name: work(math, name, m, n, multiprocessors))
+        assert names(driver)[-1] == f"forward_{math}_{least}", (m, n)
+        seen.add(least)
+    assert seen == wanted
 
 
-def test_hopper_where_it_fills_the_device(driver: ModuleType) -> None:
-    """The widest tile that gives 132 multiprocessors a block each; odd rows have the other design."""
-    for shape, instance in [
-        ((128 * 12, 8, 256 * 11), WIDE),
-        ((128 * 12, 8, 128 * 11), NARROW),
-        ((128, 16, 128), SMALL),
-        ((128, 20, 128), PIECES_8),
-    ]:
-        a = cases.layer_arguments(*shape, dtype=torch.bfloat16)
+def test_hopper_has_rows_aligned_to_16_bytes(driver: ModuleType) -> None:
+    for inputs, instance in [(24, NARROW), (20, PIECES_8)]:
         with emulated.device("sm_90"):
-            cases.forward(**a)
+            cases.forward(**cases.layer_arguments(1408, inputs, 1408, dtype=torch.bfloat16))
         assert names(driver)[-1] == f"forward_bf16_{instance}"
 
 
@@ -737,23 +771,24 @@ def test_no_bank_conflicts(math: str, instance: str, driver: ModuleType) -> None
 
 @every_hopper_instance
 def test_no_bank_conflicts_on_hopper(math: str, instance: str, driver: ModuleType) -> None:
-    """Fragments of a stage take four wavefronts for each 16 x 32 bytes, whatever else is read."""
+    """Fragments of a stage take four wavefronts for each 16 x 32 bytes, whatever else is read; of floats that lie
+    across, word by word."""
     m, n, k, *_ = emulated.tile_values(instance)
     for kind, record in products(math, 2 * m, 4 * k, 2 * n, instance, driver).items():
-        if math == "tf32" and kind == "gradient":
-            continue
+        turned = math == "tf32" and kind == "gradient"
         stats = record["stats"]
         depth = 4 * k if kind == "forward" else 2 * m
         tiles = 4 if kind == "forward" else -(-2 * n // m) * -(-4 * k // n)
         stages = tiles * depth // k
         assert stats["wgmma_count"] == stages * 2 * 4
-        assert stats["ldmatrix_requests"] == stages * 8 * 4
-        assert stats["ldmatrix_wavefronts"] == 4 * stats["ldmatrix_requests"]
-        # Factors of two neighbouring rows, a broadcast to eight lanes: 8 reads a stage and warp, of two half warps.
-        factors = 2 * stages * 8 * 8 if kind == "gradient" else 0
+        assert stats.get("ldmatrix_requests", 0) == (0 if turned else stages * 8 * 4)
+        assert stats.get("ldmatrix_wavefronts", 0) == 4 * stats.get("ldmatrix_requests", 0)
+        # Factors of two neighbouring rows, a broadcast to eight lanes: k / 8 reads a stage and warp, of two half warps.
+        factors = 2 * stages * 8 * k // 8 if kind == "gradient" else 0
         out = tiles * m * n * (4 if kind == "gradient" else MATHS[math][0].itemsize) // 128
-        assert stats["shared_load_wavefronts"] <= factors + out
-        assert stats["shared_store_wavefronts"] == out
+        left, right = (stages * m, stages * n) if turned else (0, 0)  # 128 bytes each: read, and the right one written
+        assert stats["shared_load_wavefronts"] <= factors + out + left + right
+        assert stats["shared_store_wavefronts"] == out + right
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 64), (130, 144, 208), (256, 128, 256)], ids=cases.shape_name)
@@ -774,8 +809,6 @@ def test_hopper_moves_the_bytes_that_it_says(
     if rows % 8 == 0 and units % 16 == 0:  # every row of h starts a sector: only whole ones leave
         assert stats["global_store_sectors"] * 32 == stats["global_store_bytes"]
     assert stats["atomics_global"] == stats["atomics_shared"] == 0
-    if math == "tf32":
-        return
     stats = both["gradient"]["stats"]
     tiles_m, tiles_n = -(-units // m), -(-inputs // n)
     factors = -(-4 * rows // 32) * tiles_m * tiles_n

@@ -46,26 +46,38 @@ __device__ __forceinline__ float quad_sum(float value) {
   return value + __shfl_xor_sync(0xffffffffu, value, 2);
 }
 
-/// Stores the staged tile of h, `sizeof(Vector)` bytes a thread at a time: neighbouring threads write neighbouring
-/// vectors. A vector that sticks out of the last column is stored element by element.
-template <class Tile, class Vector>
-__device__ __forceinline__ void store_tile(const ForwardParams& p, const unsigned char* staging, int row0, int col0,
-                                           int64_t variant_row) {
-  using Element = std::conditional_t<Tile::kElementBytes == 2, uint16_t, uint32_t>;
-  constexpr int kElements = sizeof(Vector) / sizeof(Element);
-  constexpr int kVectorsPerRow = Tile::kTileN / kElements;
-  const int rows = min(p.images - row0, Tile::kTileM);
-  for (int i = threadIdx.x; i < rows * kVectorsPerRow; i += Tile::kThreads) {
-    const int row = i / kVectorsPerRow, column = i % kVectorsPerRow * kElements;
-    const unsigned char* source = staging + row * Tile::kStagingPitch + column * sizeof(Element);
-    Element* target =
-        static_cast<Element*>(p.h) + ((row0 + row) * p.image_step + variant_row) * p.h_pitch + col0 + column;
-    const int left = p.units - col0 - column;
-    if (left >= kElements) {
-      *reinterpret_cast<Vector*>(target) = *reinterpret_cast<const Vector*>(source);
-    } else {
-      for (int e = 0; e < left; ++e) target[e] = reinterpret_cast<const Element*>(source)[e];
+/// Stores up to kRows rows of h from staged(row, column) in shared memory, by kLanes lanes and the widest vectors that
+/// h allows: neighbouring lanes write neighbouring vectors. One that sticks out of the last column is stored element by
+/// element.
+template <int kElementBytes, int kRows, int kColumns, int kLanes, class Staged>
+__device__ __forceinline__ void store_rows(const ForwardParams& p, int lane, int row0, int col0, int64_t variant_row,
+                                           Staged staged) {
+  using Element = std::conditional_t<kElementBytes == 2, uint16_t, uint32_t>;
+  const int rows = min(p.images - row0, kRows);
+  const auto store = [&](auto vector) {
+    using Vector = decltype(vector);
+    constexpr int kElements = sizeof(Vector) / kElementBytes, kVectorsPerRow = kColumns / kElements;
+    for (int i = lane; i < rows * kVectorsPerRow; i += kLanes) {
+      const int row = i / kVectorsPerRow, column = i % kVectorsPerRow * kElements;
+      const unsigned char* source = staged(row, column);
+      Element* target =
+          static_cast<Element*>(p.h) + ((row0 + row) * p.image_step + variant_row) * p.h_pitch + col0 + column;
+      const int left = p.units - col0 - column;
+      if (left >= kElements) {
+        *reinterpret_cast<Vector*>(target) = *reinterpret_cast<const Vector*>(source);
+      } else {
+        for (int e = 0; e < left; ++e) target[e] = reinterpret_cast<const Element*>(source)[e];
+      }
     }
+  };
+  if (p.store_bytes == 16) {
+    store(uint4{});
+  } else if (p.store_bytes == 8) {
+    store(uint2{});
+  } else if (kElementBytes == 4 || p.store_bytes == 4) {
+    store(uint32_t{});
+  } else if constexpr (kElementBytes == 2) {
+    store(uint16_t{});
   }
 }
 
@@ -252,15 +264,9 @@ __device__ __forceinline__ void forward_kernel(const ForwardParams& p) {
       if (p.partial_sum != nullptr) p.partial_sum[tile.n * all_rows + out_row] = sum;
     }
     if (p.h != nullptr) {
-      if (p.store_bytes == 16) {
-        store_tile<Tile, uint4>(p, shared, row0, col0, variant_row);
-      } else if (p.store_bytes == 8) {
-        store_tile<Tile, uint2>(p, shared, row0, col0, variant_row);
-      } else if (Tile::kElementBytes == 4 || p.store_bytes == 4) {
-        store_tile<Tile, uint32_t>(p, shared, row0, col0, variant_row);
-      } else if constexpr (Tile::kElementBytes == 2) {
-        store_tile<Tile, uint16_t>(p, shared, row0, col0, variant_row);
-      }
+      store_rows<Tile::kElementBytes, Tile::kTileM, Tile::kTileN, Tile::kThreads>(
+          p, threadIdx.x, row0, col0, variant_row,
+          [&](int row, int column) { return shared + row * Tile::kStagingPitch + column * Tile::kElementBytes; });
     }
     if (variant + 1 < p.variants) __syncthreads();  // the next variant writes over what has just been read
   }

@@ -7,30 +7,26 @@
 namespace ffkern::cuda {
 namespace {
 
-constexpr uint32_t kBox = 64;  // rows and columns of a box of the gradient
-
-TensorMap encode(int type, uint32_t rank, const void* data, const uint64_t (&sizes)[2], uint64_t pitch_bytes,
-                 const uint32_t (&box)[2], int swizzle) {
-  TensorMap map;
+/// The maps are filled in where they lie: the driver wants them aligned, and a temporary may not be.
+void encode(TensorMap& map, int type, uint32_t rank, const void* data, const uint64_t (&sizes)[2], uint64_t pitch_bytes,
+            const uint32_t (&box)[2], int swizzle) {
   constexpr uint32_t kEvery[2] = {1, 1};
   check(driver().tensor_map_encode(reinterpret_cast<CUtensorMap_st*>(&map), type, rank, const_cast<void*>(data), sizes,
                                    &pitch_bytes, box, kEvery, kTensorNotInterleaved, swizzle, kTensorPromote128,
                                    kTensorFillZero),
         "cuTensorMapEncodeTiled");
-  return map;
 }
 
 /// Boxes of box_rows rows of 128 bytes.
-TensorMap boxes_of(const void* matrix, int type, int element, int64_t rows, int64_t columns, int64_t pitch,
-                   uint32_t box_rows) {
+void set_boxes(TensorMap& map, const void* matrix, int type, int element, int64_t rows, int64_t columns, int64_t pitch,
+               uint32_t box_rows) {
   if (rows == 1) pitch = parts(columns * element, 16) * 16 / element;  // any: there is no second row
-  return encode(type, 2, matrix, {static_cast<uint64_t>(columns), static_cast<uint64_t>(rows)},
-                static_cast<uint64_t>(pitch * element), {128u / static_cast<uint32_t>(element), box_rows},
-                kTensorSwizzle128);
+  encode(map, type, 2, matrix, {static_cast<uint64_t>(columns), static_cast<uint64_t>(rows)},
+         static_cast<uint64_t>(pitch * element), {128u / static_cast<uint32_t>(element), box_rows}, kTensorSwizzle128);
 }
 
-TensorMap pieces_of(const float* vector, int64_t count) {
-  return encode(kTensorFloat32, 1, vector, {static_cast<uint64_t>(count), 1}, 0, {kBox, 1}, kTensorNoSwizzle);
+void set_pieces(TensorMap& map, const float* vector, int64_t count, uint32_t piece) {
+  encode(map, kTensorFloat32, 1, vector, {static_cast<uint64_t>(count), 1}, 0, {piece, 1}, kTensorNoSwizzle);
 }
 
 /// One block a multiprocessor walks through the tiles.
@@ -49,21 +45,24 @@ void hopper_forward(const Queue& queue, Product product, const Instance& instanc
   const int element = wide ? 4 : 2;
   HopperForward params;
   params.p = p;
-  params.x = boxes_of(p.x, wide ? kTensorFloat32 : kTensorUint16, element, p.images, p.inputs, p.x_pitch,
-                      static_cast<uint32_t>(instance.tile_m));
-  params.weight = boxes_of(p.weight, wide ? kTensorTf32 : kTensorUint16, element, p.units, p.inputs, p.weight_pitch,
-                           static_cast<uint32_t>(instance.tile_n));
+  set_boxes(params.x, p.x, wide ? kTensorFloat32 : kTensorUint16, element, p.images, p.inputs, p.x_pitch,
+            static_cast<uint32_t>(instance.tile_m));
+  set_boxes(params.weight, p.weight, wide ? kTensorTf32 : kTensorUint16, element, p.units, p.inputs, p.weight_pitch,
+            static_cast<uint32_t>(instance.tile_n));
   launch(queue, kImageHopper, instance.forward, blocks(queue, p.tiles_m, p.tiles_n), instance.threads,
          instance.forward_bytes, params);
 }
 
-void hopper_gradient(const Queue& queue, const Instance& instance, const GradientParams& p) {
+void hopper_gradient(const Queue& queue, Product product, const Instance& instance, const GradientParams& p) {
+  const bool wide = product == Product::kTf32;
+  const int element = wide ? 4 : 2, type = wide ? kTensorFloat32 : kTensorUint16;
+  const auto box = static_cast<uint32_t>(instance.tile_k);
   HopperGradient params;
   params.p = p;
-  params.h = boxes_of(p.h, kTensorUint16, 2, p.rows, p.target.units, p.h_pitch, kBox);
-  params.x = boxes_of(p.x, kTensorUint16, 2, p.rows, p.target.inputs, p.x_pitch, kBox);
-  if (p.factor != nullptr) params.factor = pieces_of(p.factor, p.rows);
-  if (p.peer_factor != nullptr) params.peer_factor = pieces_of(p.peer_factor, p.rows);
+  set_boxes(params.h, p.h, type, element, p.rows, p.target.units, p.h_pitch, box);
+  set_boxes(params.x, p.x, type, element, p.rows, p.target.inputs, p.x_pitch, box);
+  if (p.factor != nullptr) set_pieces(params.factor, p.factor, p.rows, box);
+  if (p.peer_factor != nullptr) set_pieces(params.peer_factor, p.peer_factor, p.rows, box);
   launch(queue, kImageHopper, instance.gradient, blocks(queue, p.tiles_m, p.tiles_n), instance.threads,
          instance.gradient_bytes, params);
 }

@@ -6,13 +6,13 @@
       ffkern_##kind##_##math_name##_##instance(const __grid_constant__ ffkern::cuda::params p) {             \
     ffkern::cuda::hopper_##kind##_kernel<ffkern::cuda::math, ffkern::cuda::HopperTile<bytes, n, stages>>(p); \
   }
-#define FFKERN_16BIT(instance, m, n, k, stages)                               \
-  FFKERN_HOPPER(forward, HopperForward, Bf16, bf16, 2, instance, n, stages)   \
-  FFKERN_HOPPER(forward, HopperForward, F16, f16, 2, instance, n, stages)     \
-  FFKERN_HOPPER(gradient, HopperGradient, Bf16, bf16, 2, instance, n, stages) \
-  FFKERN_HOPPER(gradient, HopperGradient, F16, f16, 2, instance, n, stages)
-#define FFKERN_32BIT(instance, m, n, k, stages) \
-  FFKERN_HOPPER(forward, HopperForward, Tf32, tf32, 4, instance, n, stages)
+#define FFKERN_BOTH(math, math_name, bytes, instance, n, stages)                     \
+  FFKERN_HOPPER(forward, HopperForward, math, math_name, bytes, instance, n, stages) \
+  FFKERN_HOPPER(gradient, HopperGradient, math, math_name, bytes, instance, n, stages)
+#define FFKERN_16BIT(instance, m, n, k, stages)   \
+  FFKERN_BOTH(Bf16, bf16, 2, instance, n, stages) \
+  FFKERN_BOTH(F16, f16, 2, instance, n, stages)
+#define FFKERN_32BIT(instance, m, n, k, stages) FFKERN_BOTH(Tf32, tf32, 4, instance, n, stages)
 
 FFKERN_HOPPER_16BIT(FFKERN_16BIT)
 FFKERN_HOPPER_32BIT(FFKERN_32BIT)

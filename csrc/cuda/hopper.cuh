@@ -18,6 +18,14 @@
 // wgmma takes them from there, and the right operand from shared memory, where each byte is read by a warpgroup's four
 // tensor cores at once. While the wgmma of a stage run, the fragments of the next one are made: two sets of registers.
 //
+// The right operand of a gradient in tf32 is turned on its way: wgmma reads floats along the depth only, and a gradient
+// has them across it. The producers' other three warps turn the boxes of a stage in place, between `full` and a third
+// barrier, `turned`, while the consumers make the fragments of that stage:
+//
+//      box of 32 rows x 32 inputs          k0  x x x x        n0  x x x x     32 words a lane: a row at a time in,
+//      as it was copied                    k1  . . . .   ->   n1  x . . .     four rows of a column at a time out
+//                                          k2  . . . .        n2  x . . .
+//
 // Copies are of boxes with rows of 128 bytes, swizzled by the hardware as tile.cuh swizzles (chunk c of row i in place
 // c ^ i % 8), and what lies outside of a matrix arrives as zeros. Label inputs are not copied at all: the depth of the
 // forward product begins behind them.
@@ -49,6 +57,7 @@ struct RingPlace {
   }
   __device__ __forceinline__ uint32_t full() const { return shared + Tile::kBarriers + stage * 8; }
   __device__ __forceinline__ uint32_t empty() const { return full() + Tile::kStages * 8; }
+  __device__ __forceinline__ uint32_t turned() const { return empty() + Tile::kStages * 8; }
 };
 
 /// A thread of the warpgroups that multiply, by its place in them.
@@ -103,9 +112,44 @@ struct StagedPairs {
   }
 };
 
+/// A float whose upper 19 bits are round_tf32() of it; wgmma reads no others. (ptxas makes wgmma wait for each other
+/// where cvt.rna.tf32 made their operands.)
+__device__ __forceinline__ uint32_t half_up(uint32_t bits) {
+  constexpr uint32_t kInfinity = 0x7f800000u, kHalf = 0x1000u;
+  return (bits & kInfinity) == kInfinity ? bits : bits + kHalf;
+}
+
+/// Turns the right operand of a stage of floats in place, by the warps 1 to 3: what lay across the depth then lies
+/// along it, rounded to tf32. Lanes read a row of a box and write a chunk of a column each; both meet every bank once.
+/// Of eight rows the even ones come first: so one lane's pair of the left operand's rows is that of its factors.
+template <class Tile>
+__device__ __forceinline__ void turn_stage(const RingPlace<Tile>& ring) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (int i = threadIdx.x / 32 - 1; i < Tile::kTileN / 32; i += 3) {
+    const uint32_t box = ring.tile_n() + i * Tile::kBoxBytes;
+    uint32_t column[32];
+#pragma unroll
+    for (int k = 0; k < 32; ++k) {
+      column[k] = __float_as_uint(load_shared(box + tile_offset<128, Swizzle::kChunks>(k, lane * 4)));
+    }
+    __syncwarp();
+#pragma unroll
+    for (int chunk = 0; chunk < 8; ++chunk) {
+      const uint32_t* rows = column + chunk / 2 * 8 + chunk % 2;
+      store_shared(box + tile_offset<128, Swizzle::kChunks>(lane, chunk * 16),
+                   uint4{half_up(rows[0]), half_up(rows[2]), half_up(rows[4]), half_up(rows[6])});
+    }
+  }
+  publish_writes();
+  __syncwarp();
+  if (lane == 0) arrive(ring.turned());
+}
+
 /// The skeleton of both kernels. produce(ring, tile, k) starts the copies of one stage of a tile, by one thread;
-/// consume(ring, tile) multiplies `depth` stages and finishes the tile, by the threads of two warpgroups.
-template <class Tile, class Produce, class Consume>
+/// consume(ring, tile) multiplies `depth` stages and finishes the tile, by the threads of two warpgroups. kTurned: in
+/// between the right operand is turned.
+template <class Tile, bool kTurned, class Produce, class Consume>
 __device__ __forceinline__ void run_hopper(uint32_t shared, uint32_t tiles, uint32_t depth, Produce produce,
                                            Consume consume) {
   RingPlace<Tile> ring{shared};
@@ -114,12 +158,22 @@ __device__ __forceinline__ void run_hopper(uint32_t shared, uint32_t tiles, uint
       const uint32_t full = shared + Tile::kBarriers + stage * 8;
       init_barrier(full, 1);
       init_barrier(full + Tile::kStages * 8, 4 * Tile::kConsumers);
+      if (kTurned) init_barrier(full + 2 * Tile::kStages * 8, 3);
     }
     publish_barriers();
   }
   __syncthreads();
   if (threadIdx.x < 128) {
-    release_registers<Tile::kProducerRegisters>();
+    release_registers<Tile::kProducerRegisters[kTurned]>();
+    if (kTurned && threadIdx.x >= 32) {
+      for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        for (uint32_t k = 0; k < depth; ++k) {
+          wait(ring.full(), ring.phase);
+          turn_stage(ring);
+          ring.advance();
+        }
+      }
+    }
     if (threadIdx.x != 0) return;
     for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
       for (uint32_t k = 0; k < depth; ++k) {
@@ -129,13 +183,16 @@ __device__ __forceinline__ void run_hopper(uint32_t shared, uint32_t tiles, uint
       }
     }
   } else {
-    claim_registers<Tile::kConsumerRegisters>();
+    claim_registers<Tile::kConsumerRegisters[kTurned]>();
     for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) consume(ring, tile);
   }
 }
 
+/// How the right operand of a stage lies.
+enum class Right { kAlong, kAcross, kTurned };
+
 /// Multiplies `depth` stages from `ring` on. fragments(ring, a) makes a warp's fragments of one stage.
-template <class Math, class Tile, bool kAcross, class Fragments>
+template <class Math, class Tile, Right kRight, class Fragments>
 __device__ __forceinline__ void multiply_stages(WideSums<Tile>& sums, const Lane& lane, RingPlace<Tile>& ring,
                                                 uint32_t depth, Fragments fragments) {
 #pragma unroll
@@ -149,9 +206,11 @@ __device__ __forceinline__ void multiply_stages(WideSums<Tile>& sums, const Lane
 #pragma unroll
       for (int i = 0; i < 4; ++i) pin(own[step][i]);
     }
+    if (kRight == Right::kTurned) wait(ring.turned(), ring.phase);
     fence_wgmma();
 #pragma unroll
     for (int step = 0; step < Tile::kSteps; ++step) {
+      constexpr bool kAcross = kRight == Right::kAcross;
       const uint64_t b = kAcross ? operand(ring.tile_n() + step * 16 * 128, 1024, Tile::kBoxBytes)
                                  : operand(ring.tile_n() + step * 32, 1024, 0);
       multiply_wide<Math::kProduct, kAcross>(sums, own[step], b);
@@ -172,36 +231,6 @@ __device__ __forceinline__ void multiply_stages(WideSums<Tile>& sums, const Lane
 }
 
 // ---------------------------------------------------------------- forward
-
-/// A float whose upper 19 bits are round_tf32() of it; wgmma reads no others. (ptxas makes wgmma wait for each other
-/// where cvt.rna.tf32 made their operands.)
-__device__ __forceinline__ uint32_t half_up(uint32_t bits) {
-  constexpr uint32_t kInfinity = 0x7f800000u, kHalf = 0x1000u;
-  return (bits & kInfinity) == kInfinity ? bits : bits + kHalf;
-}
-
-/// Stores up to 16 staged rows, sizeof(Vector) bytes a lane: neighbouring lanes write neighbouring vectors. A vector
-/// that sticks out of the last column is stored element by element.
-template <class Tile, class Vector>
-__device__ __forceinline__ void store_rows(const ForwardParams& p, const unsigned char* staging, int lane, int row0,
-                                           int col0, int64_t variant_row) {
-  using Element = std::conditional_t<Tile::kElementBytes == 2, uint16_t, uint32_t>;
-  constexpr int kElements = sizeof(Vector) / sizeof(Element), kVectorsPerRow = kPassColumns / kElements;
-  const int rows = min(p.images - row0, 16);
-#pragma unroll 1
-  for (int i = lane; i < rows * kVectorsPerRow; i += 32) {
-    const int row = i / kVectorsPerRow, column = i % kVectorsPerRow * kElements;
-    const unsigned char* source = staging + staged_offset<Tile::kElementBytes>(row, column);
-    Element* target =
-        static_cast<Element*>(p.h) + ((row0 + row) * p.image_step + variant_row) * p.h_pitch + col0 + column;
-    const int left = p.units - col0 - column;
-    if (left >= kElements) {
-      *reinterpret_cast<Vector*>(target) = *reinterpret_cast<const Vector*>(source);
-    } else {
-      for (int e = 0; e < left; ++e) target[e] = reinterpret_cast<const Element*>(source)[e];
-    }
-  }
-}
 
 /// Scale, bias, ReLU, sums of the rows and the rows themselves, from the sums of the tile at (tile_row, tile_column);
 /// once a variant.
@@ -274,16 +303,9 @@ __device__ __forceinline__ void finish_forward(const ForwardParams& p, const Wid
       }
       if (p.h == nullptr) continue;
       __syncwarp();
-      const int first = col0 + pass * kPassColumns;
-      if (p.store_bytes == 16) {
-        store_rows<Tile, uint4>(p, staging, c.index, row0, first, variant_row);
-      } else if (p.store_bytes == 8) {
-        store_rows<Tile, uint2>(p, staging, c.index, row0, first, variant_row);
-      } else if (Tile::kElementBytes == 4 || p.store_bytes == 4) {
-        store_rows<Tile, uint32_t>(p, staging, c.index, row0, first, variant_row);
-      } else if constexpr (Tile::kElementBytes == 2) {
-        store_rows<Tile, uint16_t>(p, staging, c.index, row0, first, variant_row);
-      }
+      store_rows<Tile::kElementBytes, 16, kPassColumns, 32>(
+          p, c.index, row0, col0 + pass * kPassColumns, variant_row,
+          [&](int row, int column) { return staging + staged_offset<Tile::kElementBytes>(row, column); });
       __syncwarp();  // the next columns are written over what has just been read
     }
 #pragma unroll
@@ -334,7 +356,7 @@ __device__ __forceinline__ void hopper_forward_kernel(const HopperForward& param
     WideSums<Tile> sums;
     float squares[2] = {};
     const Lane at;
-    multiply_stages<Math, Tile, false>(sums, at, ring, depth, [&](const auto& ring, uint32_t (&a)[Tile::kSteps][4]) {
+    multiply_stages<Math, Tile, Right::kAlong>(sums, at, ring, depth, [&](const auto& ring, auto& a) {
       float part[2] = {};
 #pragma unroll
       for (int step = 0; step < Tile::kSteps; ++step) {
@@ -367,7 +389,7 @@ __device__ __forceinline__ void hopper_forward_kernel(const HopperForward& param
       finish_forward<Math, Tile>(p, sums, norms, tile.m * Tile::kTileM, tile.n * Tile::kTileN, shared);
     }
   };
-  run_hopper<Tile>(shared_address(shared), p.tiles_m * p.tiles_n, depth, produce, consume);
+  run_hopper<Tile, false>(shared_address(shared), p.tiles_m * p.tiles_n, depth, produce, consume);
 }
 
 // ---------------------------------------------------------------- gradient
@@ -387,6 +409,55 @@ __device__ __forceinline__ void finish_rows(const GradientTarget& t, const Updat
   }
 }
 
+/// A warp's fragments of one stage: 16 units of h with the factors of the rows, whose order is that of turn_stage().
+template <class Math, class Tile>
+__device__ __forceinline__ void gradient_fragments(const RingPlace<Tile>& ring, const Lane& at, RowFactors factors,
+                                                   float power, const float (&peer)[2],
+                                                   uint32_t (&a)[Tile::kSteps][4]) {
+  constexpr bool kFloats = Tile::kElementBytes == 4;
+  const uint32_t h = ring.tile_m() + at.row0() / Tile::kTileK * Tile::kBoxBytes;
+  const int unit0 = at.row0() % Tile::kTileK;
+#pragma unroll
+  for (int step = 0; step < Tile::kSteps; ++step) {
+    if constexpr (kFloats) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {  // rows 2t and 2t + 1, of units g and g + 8
+        const int row = step * 8 + at.in_quad * 2 + i / 2, unit = unit0 + i % 2 * 8 + at.quad;
+        a[step][i] = __float_as_uint(load_shared(h + tile_offset<128, Swizzle::kChunks>(row, unit * 4)));
+      }
+    } else {
+      const int matrix = at.index / 8, row = step * 16 + matrix / 2 * 8 + at.index % 8, unit = unit0 + matrix % 2 * 8;
+      load_matrices_transposed(a[step], h + tile_offset<128, Swizzle::kChunks>(row, unit * 2));
+    }
+  }
+  if (factors.given) {
+    factors.choose([&](auto apply) {
+#pragma unroll
+      for (int pair = 0; pair < Tile::kTileK / 8; ++pair) {  // rows 2t and 2t + 1 of eight
+        const uint32_t factor_at = ring.factors() + (pair * 8 + at.in_quad * 2) * 4;
+        const float2 f = load_shared2(factor_at);
+        const float2 q = factors.peer ? load_shared2(factor_at + Tile::kFactorBytes / 2) : float2{};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {  // units g and g + 8
+          if constexpr (kFloats) {
+            uint32_t &even = a[pair][i], &odd = a[pair][2 + i];
+            even = __float_as_uint(apply(__uint_as_float(even), f.x, q.x, peer[i]));
+            odd = __float_as_uint(apply(__uint_as_float(odd), f.y, q.y, peer[i]));
+          } else {
+            uint32_t& both = a[pair / 2][pair % 2 * 2 + i];
+            both = Math::pack(apply(Math::low(both), f.x * power, q.x * power, peer[i]),
+                              apply(Math::high(both), f.y * power, q.y * power, peer[i]));
+          }
+        }
+      }
+    });
+  }
+  if constexpr (kFloats) {
+#pragma unroll
+    for (int i = 0; i < 4 * Tile::kSteps; ++i) a[i / 4][i % 4] = half_up(a[i / 4][i % 4]);
+  }
+}
+
 template <class Math, class Tile>
 __device__ __forceinline__ void hopper_gradient_kernel(const HopperGradient& params) {
   extern __shared__ __align__(1024) unsigned char shared[];
@@ -394,6 +465,8 @@ __device__ __forceinline__ void hopper_gradient_kernel(const HopperGradient& par
   const GradientTarget& t = p.target;
   const uint32_t depth = (static_cast<uint32_t>(p.rows) + Tile::kTileK - 1) / Tile::kTileK;
   const RowFactors factors = {p.factor != nullptr, p.mask, p.peer_factor != nullptr};
+  constexpr bool kFloats = Tile::kElementBytes == 4;
+  constexpr int kBox = Tile::kTileK;
 
   const auto produce = [&](const RingPlace<Tile>& ring, uint32_t index, uint32_t k) {
     const BlockTile tile(p.tiles_m, p.tiles_n, index);
@@ -401,12 +474,12 @@ __device__ __forceinline__ void hopper_gradient_kernel(const HopperGradient& par
     const int vectors = (factors.given ? 1 : 0) + (factors.peer ? 1 : 0);
     arrive_expecting(ring.full(), Tile::kStageBytes + vectors * Tile::kFactorBytes / 2);
 #pragma unroll
-    for (int box = 0; box < Tile::kTileM / 64; ++box) {
-      copy_box(ring.tile_m() + box * Tile::kBoxBytes, &params.h, tile.m * Tile::kTileM + box * 64, row, ring.full());
+    for (int box = 0; box < Tile::kTileM / kBox; ++box) {
+      copy_box(ring.tile_m() + box * Tile::kBoxBytes, &params.h, tile.m * Tile::kTileM + box * kBox, row, ring.full());
     }
 #pragma unroll
-    for (int box = 0; box < Tile::kTileN / 64; ++box) {
-      copy_box(ring.tile_n() + box * Tile::kBoxBytes, &params.x, tile.n * Tile::kTileN + box * 64, row, ring.full());
+    for (int box = 0; box < Tile::kTileN / kBox; ++box) {
+      copy_box(ring.tile_n() + box * Tile::kBoxBytes, &params.x, tile.n * Tile::kTileN + box * kBox, row, ring.full());
     }
     if (factors.given) copy_piece(ring.factors(), &params.factor, row, ring.full());
     if (factors.peer) copy_piece(ring.factors() + Tile::kFactorBytes / 2, &params.peer_factor, row, ring.full());
@@ -423,32 +496,9 @@ __device__ __forceinline__ void hopper_gradient_kernel(const HopperGradient& par
       }
     }
     WideSums<Tile> sums;
-    multiply_stages<Math, Tile, true>(sums, at, ring, depth, [&](const auto& ring, uint32_t (&a)[Tile::kSteps][4]) {
-      const int matrix = at.index / 8, in_matrix = at.index % 8;
-      const uint32_t h = ring.tile_m() + at.warpgroup * Tile::kBoxBytes;
-#pragma unroll
-      for (int step = 0; step < Tile::kSteps; ++step) {
-        const int row = step * 16 + matrix / 2 * 8 + in_matrix, unit = at.warp * 16 + matrix % 2 * 8;
-        load_matrices_transposed(a[step], h + tile_offset<128, Swizzle::kChunks>(row, unit * 2));
-      }
-      if (!factors.given) return;
-      factors.choose([&](auto apply) {
-#pragma unroll
-        for (int step = 0; step < Tile::kSteps; ++step) {
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {  // rows 2t, 2t + 1 and 2t + 8, 2t + 9
-            const uint32_t factor_at = ring.factors() + (step * 16 + half * 8 + at.in_quad * 2) * 4;
-            const float2 f = load_shared2(factor_at);
-            const float2 q = factors.peer ? load_shared2(factor_at + Tile::kFactorBytes / 2) : float2{};
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {  // units g and g + 8
-              uint32_t& pair = a[step][half * 2 + i];
-              pair = Math::pack(apply(Math::low(pair), f.x * power, q.x * power, peer[i]),
-                                apply(Math::high(pair), f.y * power, q.y * power, peer[i]));
-            }
-          }
-        }
-      });
+    constexpr Right kRight = kFloats ? Right::kTurned : Right::kAcross;
+    multiply_stages<Math, Tile, kRight>(sums, at, ring, depth, [&](const auto& ring, auto& a) {
+      gradient_fragments<Math>(ring, at, factors, power, peer, a);
     });
 
     const Lane lane;
@@ -478,7 +528,7 @@ __device__ __forceinline__ void hopper_gradient_kernel(const HopperGradient& par
       __syncwarp();  // the next columns are written over what has just been read
     }
   };
-  run_hopper<Tile>(shared_address(shared), p.tiles_m * p.tiles_n, depth, produce, consume);
+  run_hopper<Tile, kFloats>(shared_address(shared), p.tiles_m * p.tiles_n, depth, produce, consume);
 }
 
 }  // namespace ffkern::cuda

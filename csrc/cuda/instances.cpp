@@ -22,6 +22,7 @@ namespace {
    Tile<bytes, __VA_ARGS__>::kTileK,           \
    Tile<bytes, __VA_ARGS__>::kThreads,         \
    Tile<bytes, __VA_ARGS__>::kCopyBytes,       \
+   Tile<bytes, __VA_ARGS__>::kPasses,          \
    Tile<bytes, __VA_ARGS__>::kForwardBytes,    \
    Tile<bytes, __VA_ARGS__>::kGradientBytes},
 #define FFKERN_BF16(...) FFKERN_ROW(bf16, 2, __VA_ARGS__)
@@ -29,23 +30,22 @@ namespace {
 #define FFKERN_TF32(...) FFKERN_ROW(tf32, 4, __VA_ARGS__)
 #define FFKERN_TF32X3(...) FFKERN_ROW(tf32x3, 4, __VA_ARGS__)
 #define FFKERN_F32(...) FFKERN_ROW(f32, 4, __VA_ARGS__)
-#define FFKERN_HOPPER_ROW(math, bytes, gradient_bytes, instance, m, n, k, stages) \
-  {#instance,                                                                     \
-   "ffkern_forward_" #math "_" #instance,                                         \
-   "ffkern_gradient_" #math "_" #instance,                                        \
-   m,                                                                             \
-   n,                                                                             \
-   k,                                                                             \
-   HopperTile<bytes, n, stages>::kThreads,                                        \
-   16,                                                                            \
-   HopperTile<bytes, n, stages>::kBytes,                                          \
-   gradient_bytes,                                                                \
+#define FFKERN_HOPPER_ROW(math, bytes, instance, m, n, k, stages) \
+  {#instance,                                                     \
+   "ffkern_forward_" #math "_" #instance,                         \
+   "ffkern_gradient_" #math "_" #instance,                        \
+   m,                                                             \
+   n,                                                             \
+   k,                                                             \
+   HopperTile<bytes, n, stages>::kThreads,                        \
+   16,                                                            \
+   HopperTile<bytes, n, stages>::kPasses,                         \
+   HopperTile<bytes, n, stages>::kBytes,                          \
+   HopperTile<bytes, n, stages>::kBytes,                          \
    true},
-#define FFKERN_HOPPER_BF16(name, m, n, k, stages) \
-  FFKERN_HOPPER_ROW(bf16, 2, (HopperTile<2, n, stages>::kBytes), name, m, n, k, stages)
-#define FFKERN_HOPPER_F16(name, m, n, k, stages) \
-  FFKERN_HOPPER_ROW(f16, 2, (HopperTile<2, n, stages>::kBytes), name, m, n, k, stages)
-#define FFKERN_HOPPER_TF32(...) FFKERN_HOPPER_ROW(tf32, 4, 0, __VA_ARGS__)
+#define FFKERN_HOPPER_BF16(...) FFKERN_HOPPER_ROW(bf16, 2, __VA_ARGS__)
+#define FFKERN_HOPPER_F16(...) FFKERN_HOPPER_ROW(f16, 2, __VA_ARGS__)
+#define FFKERN_HOPPER_TF32(...) FFKERN_HOPPER_ROW(tf32, 4, __VA_ARGS__)
 constexpr Instance kBf16[] = {FFKERN_HOPPER_16BIT(FFKERN_HOPPER_BF16) FFKERN_TILES_16BIT(FFKERN_BF16)};
 constexpr Instance kF16[] = {FFKERN_HOPPER_16BIT(FFKERN_HOPPER_F16) FFKERN_TILES_16BIT(FFKERN_F16)};
 constexpr Instance kTf32[] = {FFKERN_HOPPER_32BIT(FFKERN_HOPPER_TF32) FFKERN_TILES_32BIT(FFKERN_TF32)};
@@ -95,11 +95,11 @@ struct Operands {
     return !instance.hopper ||
            (facts.capability == 90 && kImageHopper.data != nullptr && driver().tensor_map_encode != nullptr);
   }
-  /// Whether the instance has this product, of such operands.
-  bool has(const Instance& instance) const { return instance.*bytes > 0 && (boxes || !instance.hopper); }
+  /// Whether the instance takes such operands.
+  bool takes(const Instance& instance) const { return boxes || !instance.hopper; }
 };
 
-/// The instance that $FFKERN_CUDA_PRODUCT names, if it is set and has such a product.
+/// The instance that $FFKERN_CUDA_PRODUCT names, if it is set and takes such operands.
 const Instance* forced(std::span<const Instance> all, const Operands& operands) {
   const char* name = std::getenv("FFKERN_CUDA_PRODUCT");
   if (!name || !*name) return nullptr;
@@ -108,7 +108,7 @@ const Instance* forced(std::span<const Instance> all, const Operands& operands) 
     if (!operands.at_home(instance)) continue;
     names += (names.empty() ? "" : ", ") + std::string(instance.name);
     if (std::string_view(name) != instance.name) continue;
-    if (!operands.has(instance)) return nullptr;
+    if (!operands.takes(instance)) return nullptr;
     if (instance.*operands.bytes > operands.facts.shared_bytes) {
       throw std::invalid_argument("ffkern: FFKERN_CUDA_PRODUCT=" + std::string(name) + " needs " +
                                   std::to_string(instance.*operands.bytes) +
@@ -127,19 +127,29 @@ int64_t tiles(const Instance& instance, int64_t m, int64_t n) {
   return parts(m, instance.tile_m) * parts(n, instance.tile_n);
 }
 
-/// The widest copies that the alignment allows, and with them the largest tile that still gives every multiprocessor a
-/// block (smaller tiles do not make up for narrower copies); the smallest, if none does.
+/// What the busiest multiprocessor does: its tiles, times what binds in one. That is shared memory, or where products
+/// are those of float32 or three, arithmetic: the multiply-adds, and what a row or column costs beside them.
+int64_t busiest(Product product, const Instance& instance, int64_t m, int64_t n, const DeviceFacts& facts) {
+  const bool multiplies = product == Product::kF32 || product == Product::kTf32x3;
+  const int64_t arithmetic = int64_t{instance.tile_m} * instance.tile_n + 8 * (instance.tile_m + instance.tile_n);
+  const int64_t each = multiplies ? arithmetic : instance.passes;
+  return parts(tiles(instance, m, n), facts.multiprocessors) * each;
+}
+
+/// The widest copies that the alignment allows (smaller tiles do not make up for narrower ones), and with them the tile
+/// with which the busiest multiprocessor does least; of equals the largest.
 const Instance& choose(Product product, int64_t m, int64_t n, const Operands& operands) {
   const std::span<const Instance> all = instances(product);
   if (const Instance* instance = forced(all, operands)) return *instance;
   const DeviceFacts& facts = operands.facts;
   const Instance* chosen = nullptr;
   for (const Instance& instance : all) {
-    if (!operands.at_home(instance) || !operands.has(instance)) continue;
+    if (!operands.at_home(instance) || !operands.takes(instance)) continue;
     if (instance.copy_bytes > operands.aligned || instance.*operands.bytes > facts.shared_bytes) continue;
     if (chosen && instance.copy_bytes < chosen->copy_bytes) break;
-    chosen = &instance;
-    if (tiles(instance, m, n) >= facts.multiprocessors) break;
+    if (!chosen || busiest(product, instance, m, n, facts) < busiest(product, *chosen, m, n, facts)) {
+      chosen = &instance;
+    }
   }
   if (!chosen) {
     throw std::runtime_error("ffkern: the device grants a block " + std::to_string(facts.shared_bytes) +
@@ -149,7 +159,7 @@ const Instance& choose(Product product, int64_t m, int64_t n, const Operands& op
 }
 
 /// How often the batch is split: until the grid fills the chip, as long as a split has a few stages of rows to itself.
-/// Hopper's instances are chosen where their tiles do so, and by name they take the whole batch too.
+/// Hopper's instances take the whole batch: they are chosen where small tiles would fill the chip more than once.
 int64_t split_count(const Instance& instance, int64_t rows, int64_t units, int64_t inputs, const DeviceFacts& facts) {
   if (instance.hopper) return 1;
   const int64_t fill = facts.multiprocessors / std::max<int64_t>(1, tiles(instance, units, inputs));
@@ -224,7 +234,7 @@ void gradient_product(const Queue& queue, Product product, GradientParams p, flo
   p.wide = t.inputs % 4 == 0 && aligned16(t.weight) && aligned16(t.m) && aligned16(t.v) && aligned16(t.low) &&
            aligned16(t.dweight) && aligned16(partial);
   if (instance.hopper) {
-    hopper_gradient(queue, instance, p);
+    hopper_gradient(queue, product, instance, p);
   } else {
     launch(queue, image_of(product), instance.gradient, {int64_t{p.tiles_m} * p.tiles_n, used}, instance.threads,
            instance.gradient_bytes, p);

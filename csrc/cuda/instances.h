@@ -12,7 +12,8 @@ int alignment(const void* matrix, int64_t pitch, int64_t rows, Storage storage);
 struct Instance {
   const char *name, *forward, *gradient;
   int tile_m, tile_n, tile_k, threads, copy_bytes;
-  int forward_bytes, gradient_bytes;  // of shared memory; 0: there is no such kernel
+  int passes;                         // over the banks of shared memory, for a tile and 32 bytes of depth
+  int forward_bytes, gradient_bytes;  // of shared memory
   bool hopper = false;                // for devices of compute capability 9.0, and no other
 };
 

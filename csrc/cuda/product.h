@@ -48,6 +48,8 @@ struct Tile {
   static constexpr int kFragmentsM = kWarpTileM / 16, kFragmentsN = kWarpTileN / 8;  // of 16 x 8 results
   static constexpr int kDepth = 32 / kElementBytes;                                  // of one step: 32 bytes
   static constexpr int kSteps = kTileK / kDepth;
+  // Of 128 bytes over the banks of shared memory for 32 bytes of depth: copies, and fragments of both operands.
+  static constexpr int kPasses = (kTileM + kTileN) / 4 + kWarpsM * kWarpsN * (kWarpTileM + kWarpTileN) / 4;
 
   static_assert(kElementBytes == 2 || kElementBytes == 4, "operands are 2 or 4 bytes wide");
   static_assert(kTileK * kElementBytes == 64 || kTileK * kElementBytes == 128, "the swizzle is derived for these");

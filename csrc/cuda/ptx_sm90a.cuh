@@ -39,6 +39,9 @@ __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) {
   }
 }
 
+/// Shows what this thread has written to shared memory to wgmma and to the copies; a barrier has to follow.
+__device__ __forceinline__ void publish_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // ---------------------------------------------------------------- TMA: a box of a tensor to shared memory
 
 /// Starts the copy of the box at (column, row); what lies outside of the matrix arrives as zeros. `map` is a tensor map

@@ -28,6 +28,7 @@ __all__ = [
     "FORCE",
     "FORCE_FLOAT32",
     "FORCE_LEAVE_OUT",
+    "TESTED",
     "device",
     "environment",
     "hopper_instances",
@@ -39,7 +40,8 @@ __all__ = [
 FORCE = "FFKERN_CUDA_PRODUCT"  # forces an instance of the products by name
 FORCE_FLOAT32 = "FFKERN_CUDA_FLOAT32"  # forces the arithmetic of float32 products
 FORCE_LEAVE_OUT = "FFKERN_CUDA_LEAVE_OUT"  # forces rows to be left out where it would not pay
-DEVICES = ("sm_75", "sm_80", "sm_90")
+DEVICES = ("sm_75", "sm_80", "sm_90", "sm_89")
+TESTED = DEVICES[:3]  # the last is sm_80 with other numbers, for the counts of bench
 
 
 @contextlib.contextmanager

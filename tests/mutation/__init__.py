@@ -4,3 +4,8 @@
 and runs them in the C++ sources of the CPU kernels. ``outcomes`` keeps what was found, so that a run that was stopped
 goes on. ``python -m mutation`` (in tests/) is the command.
 """
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for the package and the benchmarks

@@ -7,28 +7,25 @@ they take, is found out first, without a mistake; all of them have to pass then.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
+import itertools
 import json
 import os
 import re
 import select
 import signal
 import subprocess
-import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import emulated
+import pytest
 from _pytest.runner import runtestprotocol
 from emulated import toolkit
 
@@ -37,6 +34,7 @@ from mutation.outcomes import Outcome, Outcomes
 
 ROOT = toolkit.ROOT
 FOLDER = ROOT / "build" / "mutation"
+LOG = FOLDER / "cuda.log"  # what processes that died have said
 IMAGES = [
     *((name, arch) for name in ("f16", "f32", "rows", "labels", "head") for arch in ("75", "80")),
     ("bf16", "80"),
@@ -107,6 +105,18 @@ class Mutant:
     kernels: frozenset[tuple[str, str]] = field(repr=False)
 
 
+@functools.cache
+def _lines(file: str) -> list[str]:
+    found = [path for part in ("cuda", "core") for path in (ROOT / "csrc" / part).glob(file)]
+    return found[0].read_text().splitlines() if found else []
+
+
+def source(file: str, line: int) -> str:
+    """A line of the source, so that the name of a mutant stays when lines above it come and go."""
+    lines = _lines(file)
+    return f"{file}: {lines[line - 1].split('//')[0].strip() if lines else ''}"
+
+
 def _family(image: str, kernel: str) -> str:
     return next(family for family, pattern in FAMILIES.items() if image == pattern or re.match(pattern, kernel))
 
@@ -135,15 +145,22 @@ class Modules:
             for kernel, places in one.places.items():
                 for site in places:
                     kernels.setdefault((_family(image, kernel), site), set()).add((f"sm_{arch}", kernel))
-        found = [Mutant(family, site, f"{family}: {site}", frozenset(of)) for (family, site), of in kernels.items()]
-        return sorted(found, key=lambda mutant: mutant.name)
+        names: dict[str, int] = {}
+        found = []
+        for (family, site), of in sorted(kernels.items(), key=lambda item: (item[0][0], *item[0][1].order())):
+            name = f"{family}, {site.kind}: {source(site.file, site.line)}"
+            if site.inlined:
+                name += f" BY {source(*site.inlined)}"
+            names[name] = names.get(name, 0) + 1
+            found.append(Mutant(family, site, f"{name} ({names[name]})" if names[name] > 1 else name, frozenset(of)))
+        return found
 
     def numbers(self) -> dict[tuple[str, str], dict[int, int]]:
         """For every target and kernel the line of each instruction that a mutant changes, and the mutant's number."""
-        number = {name: i for i, name in enumerate(self.names)}
+        number = {(mutant.family, mutant.site): i for i, mutant in enumerate(self.mutants)}
         return {
             (f"sm_{arch}", kernel): {
-                index + 1: number[f"{_family(image, kernel)}: {site}"] for site, of in places.items() for index in of
+                index + 1: number[_family(image, kernel), site] for site, of in places.items() for index in of
             }
             for (image, arch), one in self.listings.items()
             for kernel, places in one.places.items()
@@ -173,7 +190,7 @@ def _in_child(work: Callable[[], Any]) -> tuple[int, int]:
     status = 1
     try:
         os.close(reading)
-        null, log = os.open(os.devnull, os.O_RDWR), os.open(FOLDER / "cuda.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        null, log = os.open(os.devnull, os.O_RDWR), os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for stream, where in enumerate((null, null, log)):
             os.dup2(where, stream)
         with os.fdopen(writing, "w") as pipe:
@@ -183,6 +200,13 @@ def _in_child(work: Callable[[], Any]) -> tuple[int, int]:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _result(pid: int, pipe: int) -> tuple[str, int]:
+    """What the copy wrote, and how it ended."""
+    with os.fdopen(pipe) as file:
+        text = file.read()
+    return text, os.waitpid(pid, 0)[1]
 
 
 def _failure(item: pytest.Item) -> str:
@@ -195,6 +219,9 @@ def _failure(item: pytest.Item) -> str:
     return ""
 
 
+Say = Callable[[Outcome, int], None]
+
+
 class Run:
     """A pytest plugin that runs mutants where pytest runs tests.
 
@@ -203,14 +230,17 @@ class Run:
         mutants: which of them.
         outcomes: those that were run before are left out.
         say: is told of each outcome and how many are left.
-        seconds: of tests for a mutant that is not caught.
-        workers: processes side by side.
+        workers: processes side by side; default: one a core.
+        known: the test of each mutant; without them tests are chosen by what they execute.
+
+    Attributes:
+        broken: tests that fail without a mistake. With one nothing is run.
     """
 
-    def __init__(self, modules: Modules, mutants: Sequence[Mutant], outcomes: Outcomes,
-                 say: Callable[[Outcome, int], None], seconds: float = SECONDS, workers: int | None = None) -> None:  # fmt: skip
-        self.modules, self.mutants, self.outcomes, self.say = modules, mutants, outcomes, say
-        self.seconds, self.workers = seconds, workers or os.cpu_count() or 1
+    def __init__(self, modules: Modules, mutants: Sequence[Mutant], outcomes: Outcomes, say: Say,
+                 workers: int | None = None, known: dict[str, str] | None = None) -> None:  # fmt: skip
+        self.modules, self.mutants, self.outcomes, self.say, self.known = modules, mutants, outcomes, say, known
+        self.workers = workers or os.cpu_count() or 1
         self.broken: list[str] = []
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -219,15 +249,13 @@ class Run:
         self.driver = emulated.load()
         items = {item.nodeid: item for item in session.items}
         executed = self._baseline(items)
-        if self.broken:
-            return True
         waiting = [mutant for mutant in self.mutants if mutant.name not in self.outcomes.found]
         running: dict[int, tuple[int, Mutant, float]] = {}
-        while waiting or running:
+        while (waiting and not self.broken) or running:
             while waiting and len(running) < self.workers:
                 mutant = waiting.pop(0)
-                chosen = [items[name] for name in self._chosen(mutant, executed)]
-                pid, pipe = _in_child(lambda m=mutant, c=chosen: self._first_failure(m, c))
+                names = [self.known[mutant.name]] if self.known else self._chosen(mutant, executed)
+                pid, pipe = _in_child(lambda m=mutant, n=names: self._first_failure(m, [items[name] for name in n]))
                 running[pipe] = pid, mutant, time.monotonic()
             ready, *_ = select.select(list(running), [], [], 1.0)
             for pipe, (pid, mutant, begun) in list(running.items()):
@@ -236,11 +264,9 @@ class Run:
                     continue
                 if pipe not in ready:
                     os.kill(pid, signal.SIGKILL)
-                with os.fdopen(pipe) as file:
-                    text = file.read()
-                _, status = os.waitpid(pid, 0)
                 del running[pipe]
-                by = json.loads(text) if text and not status else f"it hangs or dies ({status})"
+                text, status = _result(pid, pipe)
+                by = json.loads(text) if not status else f"it hangs or dies ({status})"
                 outcome = Outcome(mutant.name, mutant.family, mutant.site.kind, bool(by), by, round(took, 2))
                 self.outcomes.add(outcome)
                 self.say(outcome, len(waiting) + len(running))
@@ -254,21 +280,19 @@ class Run:
                     return f"{item.nodeid}: {said}"[:300]
         return ""
 
-    def _baseline(self, items: dict[str, pytest.Item]) -> dict[str, tuple[float, set[str]]]:
-        """Seconds of every test and the names of the mutants whose instructions it executes; of tests with any."""
+    def _baseline(self, items: dict[str, pytest.Item]) -> dict[str, tuple[float, set[int]]]:
+        """Seconds of every test and the numbers of the mutants whose instructions it executes; of tests with any."""
         path = self.outcomes.path.with_suffix(".tests.json")
         version = {"version": self.modules.version, "tests": sorted(items), "mutants": self.modules.names}
         kept = json.loads(path.read_text()) if path.is_file() else {}
         if {name: kept.get(name) for name in version} != version:
-            pid, pipe = _in_child(lambda: self._executed(list(items.values())))
-            with os.fdopen(pipe) as file:
-                text = file.read()
-            os.waitpid(pid, 0)
+            text, status = _result(*_in_child(lambda: self._executed(list(items.values()))))
+            if status:
+                raise RuntimeError(f"the tests die without a mistake ({status}); see {LOG}")
             kept = version | {"executed": json.loads(text)}
             path.write_text(json.dumps(kept))
         self.broken = [f"{name}: {said}" for name, (_, said, _) in kept["executed"].items() if said]
-        names = self.modules.names
-        return {n: (s, {names[i] for i in found}) for n, (s, _, found) in kept["executed"].items() if found}
+        return {name: (seconds, set(found)) for name, (seconds, _, found) in kept["executed"].items() if found}
 
     def _executed(self, items: list[pytest.Item]) -> dict[str, tuple[float, str, list[int]]]:
         """Of every test: seconds, what failed, and the mutants by number."""
@@ -286,62 +310,79 @@ class Run:
                 result[item.nodeid] = round(seconds, 4), said, sorted(found)
         return result
 
-    def _chosen(self, mutant: Mutant, executed: dict[str, tuple[float, set[str]]]) -> Iterator[str]:
+    def _chosen(self, mutant: Mutant, executed: dict[str, tuple[float, set[int]]]) -> list[str]:
         """Tests that execute the place, those of every function in turn, quick functions first, up to the limit."""
+        number = self.modules.names.index(mutant.name)
         functions: dict[str, list[str]] = {}
-        for name, (seconds, mutants) in executed.items():
-            if mutant.name in mutants and seconds < LONGEST:
+        for name, (seconds, found) in executed.items():
+            if number in found and seconds < LONGEST:
                 functions.setdefault(name.split("[")[0], []).append(name)
         for names in functions.values():  # far from each other, and always the same
             names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
         order = sorted(functions.values(), key=lambda names: executed[names[0]][0])
-        used = 0.0
-        for turn in range(max(map(len, order), default=0)):
-            for names in order:
-                if turn < len(names):
-                    used += executed[names[turn]][0]
-                    if used > self.seconds:
-                        return
-                    yield names[turn]
+        turns = max(map(len, order), default=0)
+        chosen = [names[turn] for turn in range(turns) for names in order if turn < len(names)]
+        until = itertools.accumulate(executed[name][0] for name in chosen)
+        return [name for name, used in zip(chosen, until, strict=True) if used < SECONDS]
 
 
-def main(mutants: Callable[[list[Mutant]], list[Mutant]], path: Path, say: Callable[[Outcome, int], None],
-         seconds: float = SECONDS, workers: int | None = None) -> list[Outcome]:  # fmt: skip
-    """Runs mutants and returns the outcomes of all of them, those of an earlier run included.
+def _pytest(run: Run, arguments: Sequence[str]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # loads what every process would load anew: a second of it
+    torch.use_deterministic_algorithms(False)
+    options = [
+        "-q",
+        "-s",
+        "--tb=line",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "emulated",
+        "-k",
+        "not opcheck and not test_fake",
+    ]
+    with emulated.environment(FFKERN_TEST_SEED=SEED):
+        code = pytest.main(["-c", str(ROOT / "pyproject.toml"), *options, *arguments], plugins=[run])
+    if run.broken or code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise RuntimeError(f"tests fail without a mistake: {run.broken[:5] or code}")
+
+
+def main(path: Path, say: Say, *, workers: int | None = None) -> list[Outcome]:
+    """Runs all mutants and returns their outcomes, those of an earlier run included.
 
     Args:
-        mutants: chooses among all.
         path: of the file of outcomes.
+        say: is told of each outcome and how many are left.
+        workers: processes side by side; default: one a core.
 
     Raises:
         RuntimeError: tests fail, or cannot be collected, without any mistake.
     """
     modules = Modules(digest())
-    chosen = mutants(modules.mutants)
-    outcomes = Outcomes(path, f"{modules.version} {_of([Path(ptx.__file__)])} {seconds}")
-    run = Run(modules, chosen, outcomes, say, seconds, workers)
-    tests = ROOT / "tests"
-    with emulated.environment(FFKERN_TEST_SEED=SEED, OMP_NUM_THREADS="1"):
-        import torch
+    outcomes = Outcomes(path, f"{modules.version} {_of([Path(ptx.__file__)])} {SECONDS}")
+    _pytest(Run(modules, modules.mutants, outcomes, say, workers), [str(ROOT / "tests" / name) for name in TESTS])
+    return [outcomes.found[name] for name in modules.names]
 
-        torch.set_num_threads(1)
-        torch.use_deterministic_algorithms(True)  # loads what every process would load anew: a second of it
-        torch.use_deterministic_algorithms(False)
-        code = pytest.main(
-            [
-                "-q",
-                "-s",
-                "--tb=line",
-                "-p",
-                "no:cacheprovider",
-                "-m",
-                "emulated",
-                "-k",
-                "not opcheck and not test_fake",
-                *(str(tests / name) for name in TESTS),
-            ],
-            plugins=[run],
+
+def repeat(known: dict[str, str], say: Say, *, workers: int | None = None) -> list[Outcome]:
+    """Runs some mutants anew, each against one test.
+
+    Args:
+        known: a mutant's name and its test.
+
+    Raises:
+        ValueError: a mutant is no longer there.
+        RuntimeError: a test fails without a mistake.
+    """
+    modules = Modules(digest())
+    if gone := sorted(known.keys() - set(modules.names)):
+        raise ValueError(f"the code of these mutants has changed: {gone}; python -m mutation cuda chooses others")
+    mutants = [mutant for mutant in modules.mutants if mutant.name in known]
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = Outcomes(Path(folder) / "sample.jsonl", "")
+        _pytest(
+            Run(modules, mutants, outcomes, say, workers, known), sorted({str(ROOT / test) for test in known.values()})
         )
-    if run.broken or code not in (0, 5):
-        raise RuntimeError(f"tests fail without a mistake: {run.broken[:5] or code}")
-    return [outcomes.found[mutant.name] for mutant in chosen]
+    return [outcomes.found[mutant.name] for mutant in mutants]

@@ -19,7 +19,9 @@ ENTRY = re.compile(r"\.visible \.entry (\w+)\(")
 # What -lineinfo adds, and lines that say nothing.
 ADDED = re.compile(r"\.(?:loc|file)\b|$|//|\$L__(?:tmp|func|info)\w*:")
 # Numbers that no index reaches: CUDA's own exp, log and division, which have the line that calls them.
-LIBRARY = re.compile(r"^(?:setp|add|sub|selp|min|max|and|shr|shl)\.\w.*\b(?:1048575|-?1[0-9]{8,}|-?2[0-9]{9}|-102[23]|-?278|508)\b")
+LIBRARY = re.compile(
+    r"^(?:setp|add|sub|selp|min|max|and|shr|shl)\.\w.*\b(?:1048575|-?1[0-9]{8,}|-?2[0-9]{9}|-102[23]|-?278|508)\b"
+)
 DEBUG = "\n\t.section"  # where tables of names begin, behind the last kernel
 
 Change = Callable[[re.Match[str]], str]
@@ -51,9 +53,9 @@ KINDS: list[tuple[str, re.Pattern[str], Change]] = [
     (kind, re.compile(pattern), change)
     for kind, pattern, change in [
         ("barrier", r"(?:bar\.sync|barrier\.sync|bar\.warp\.sync)[^;]*;", lambda _: ""),
-        ("wait", r"()(?<=)((?:cp\.async|wgmma)\.wait_group\S*) (\d+);", lambda f: f"{f[2]} {int(f[3]) + 1};"),
+        ("wait", r"((?:cp\.async|wgmma)\.wait_group\S* )(\d+)(;)", _shifted(lambda n: n + 1)),
         ("wait", r"(?:cp\.async|wgmma)\.commit_group[^;]*;", lambda _: ""),
-        ("wait", r"\{\.reg \.pred p; mbarrier\.try_wait.*selp\.b32 (%r\d+), 1, 0, p;\}", lambda f: f"mov.b32 {f[1]}, 1;"),
+        ("wait", r"\{\.reg \.pred p; mbarrier\.try_wait.*selp\.b32 (%r\d+), .*\}", lambda f: f"mov.b32 {f[1]}, 1;"),
         ("arrival", r"mbarrier\.arrive\.shared[^;]*;", lambda _: ""),
         ("arrival", r"(mbarrier\.arrive\.expect_tx[^;]*, )(%?\w+)(;)", lambda f: f"{f[1]}16{f[3]}"),
         ("arrival", r"(mbarrier\.init[^;]*, )(%?\w+)(;)", lambda f: f"{f[1]}2{f[3]}"),
@@ -85,17 +87,16 @@ class Site:
     Args:
         kind: of :data:`KINDS`.
         file, line: of the source.
-        inlined: "file:line" of the call that it was inlined by, or "".
+        inlined: file and line of the call that it was inlined by.
     """
 
     kind: str
     file: str
     line: int
-    inlined: str
+    inlined: tuple[str, int] | None
 
-    def __str__(self) -> str:
-        by = f" by {self.inlined}" if self.inlined else ""
-        return f"{self.file}:{self.line}{by} {self.kind}"
+    def order(self) -> tuple[str, int, str, int, str]:
+        return self.file, self.line, *(self.inlined or ("", 0)), self.kind
 
 
 def _lines(text: str) -> list[str]:
@@ -128,18 +129,18 @@ class Listing:
         for line in text.splitlines():
             if found := FILE.match(line):
                 files[found[1]] = found[2]
-        kernel, at, inlined = "", ("", 0), ""
+        kernel, at, inlined = "", ("", 0), None
         for line in _lines(text):
             if found := LOCATION.match(line):
                 at = files[found[1]], int(found[2])
                 caller = files.get(found[4], entries)
-                inlined = "" if caller == entries else f"{caller}:{found[5]}"
+                inlined = None if caller == entries else (caller, int(found[5]))
             if ADDED.match(line):
                 continue
             if found := ENTRY.search(line):
                 kernel = found[1]
-            elif kernel and at[1] and (kind := _kind(line)):  # line 0: made by the compiler
-                self.places.setdefault(kernel, {}).setdefault(Site(kind, *at, inlined), []).append(len(self.lines))
+            elif kernel and at[1] and (found := _mistake(line)):  # line 0: made by the compiler
+                self.places.setdefault(kernel, {}).setdefault(Site(found[0], *at, inlined), []).append(len(self.lines))
             self.lines.append(line)
 
     def mutant(self, site: Site, kernels: Iterable[str]) -> str:
@@ -151,13 +152,18 @@ class Listing:
         return "\n".join(lines) + "\n"
 
 
-def _kind(line: str) -> str:
-    return "" if LIBRARY.search(line) else next((kind for kind, pattern, _ in KINDS if pattern.search(line)), "")
+def _mistake(line: str) -> tuple[str, re.Pattern[str], Change] | None:
+    return None if LIBRARY.search(line) else next((one for one in KINDS if one[1].search(line)), None)
 
 
 def changed(line: str) -> str:
-    """An instruction with the mistake of its kind."""
-    for _, pattern, change in KINDS:
-        if pattern.search(line):
-            return pattern.sub(change, line, count=1)
-    raise ValueError(f"line is {line!r}; expected an instruction of {sorted({kind for kind, *_ in KINDS})}")
+    """An instruction with the mistake of its kind.
+
+    Raises:
+        ValueError: it is of none.
+    """
+    found = _mistake(line)
+    if found is None:
+        raise ValueError(f"line is {line!r}; expected an instruction of {sorted({kind for kind, *_ in KINDS})}")
+    _, pattern, change = found
+    return pattern.sub(change, line, count=1)

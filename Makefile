@@ -1,4 +1,4 @@
-# make demo | test | lint | format | bench | gpu-check | clean. Each sets up what it needs: .venv, the pinned
+# make demo | test | mutation | lint | format | bench | gpu-check | clean. Each sets up what it needs: .venv, the pinned
 # requirements, the extension. PYTHON=/path/to/python uses an interpreter that you prepared instead; nothing but ffkern is
 # installed there.
 .DEFAULT_GOAL := help
@@ -20,10 +20,11 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml ffk
 CXX_FILES := $(shell find csrc examples tests/cpp tests/emulated tests/ptxsim -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 CONFIG = FFKERN_CUDA=$(FFKERN_CUDA) ARCHS=$(FFKERN_CUDA_ARCHS) WERROR=$(FFKERN_WERROR) CUDA=$(CUDA_HOME):$(CUDA_PATH) CXX=$(CXX) PYTHON=$(PYTHON)
 
-.PHONY: help setup demo test lint format bench gpu-check clean force
+.PHONY: help setup demo test mutation lint format bench gpu-check clean force
 help:
 	@echo "make demo       train on handwritten digits, next to eager PyTorch"
 	@echo "make test       all tests (CUDA kernels on a software driver)"
+	@echo "make mutation   would the tests notice? mistakes in CUDA kernels and CPU kernels"
 	@echo "make lint       ruff, mypy, clang-format; make format repairs"
 	@echo "make bench      benchmarks"
 	@echo "make gpu-check  on a machine with a GPU: verifies and measures everything (docs/gpu.md)"
@@ -38,6 +39,12 @@ demo: setup
 test: setup
 	$(RUN) NVCC="$$($(PYTHON) setup.py -q find_nvcc || true)" && \
 	  PATH="$${NVCC:+$$(dirname "$$NVCC"):}$$PATH" $(PYTHON) -m pytest $(PYTEST_ARGS)
+
+# An hour and a half; goes on where it was stopped.
+mutation: setup
+	$(RUN) NVCC="$$($(PYTHON) setup.py -q find_nvcc || true)" && \
+	  export PATH="$${NVCC:+$$(dirname "$$NVCC"):}$$PATH" OMP_NUM_THREADS=1 PYTHONPATH=tests && \
+	  $(PYTHON) -m mutation cuda && $(PYTHON) -m mutation cpu
 
 bench: setup
 	$(RUN) $(PYTHON) -m bench.run $(BENCH_ARGS)

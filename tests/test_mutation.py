@@ -144,6 +144,7 @@ def test_a_sample_is_caught_again() -> None:
     """In a process of its own, whose copies load the wrong kernels."""
     assert len(report.known()) == report.COUNT
     command = [sys.executable, "-m", "mutation", "sample"]
-    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True)
+    paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{report.COUNT} of {report.COUNT} caught again" in done.stdout

@@ -2,7 +2,7 @@
 
 ``ptx`` makes the mistakes in the PTX of the CUDA kernels and ``cuda`` runs them on the software driver; ``cpu`` makes
 and runs them in the C++ sources of the CPU kernels. ``outcomes`` keeps what was found, so that a run that was stopped
-goes on. ``python -m mutation`` (in tests/) is the command.
+goes on. ``PYTHONPATH=tests python -m mutation`` is the command.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Would the tests notice?  python -m mutation cuda | cpu | sample    (in tests/)
+"""Would the tests notice?  PYTHONPATH=tests python -m mutation cuda | cpu | sample
 
 cuda    every mutant of the CUDA kernels, on the software driver; writes the tables of docs/kernels.md and the sample
         that CI repeats. Goes on where it was stopped.
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, help="processes side by side; default: one a core")
     arguments = parser.parse_args()
     if arguments.what == "cpu":
-        outcomes = cpu.main(None, cuda.FOLDER / "cpu.jsonl")
+        outcomes = cpu.main()
         return int(sum(outcome.caught for outcome in outcomes) < 0.95 * len(outcomes))
     if arguments.what == "sample":
         known = report.known()

@@ -1,6 +1,6 @@
 """Mistakes in the sources of the CPU kernels, one at a time: the parity suite has to notice each.
 
-    python -m mutation.cpu [how many]     (in tests/)
+    PYTHONPATH=tests python -m mutation cpu
 
 A mutant is one classic mistake at one place. ``RULES`` finds the places by regular expressions, so that no list of
 lines has to follow the code: some three thousand. A run takes as many of each kind, those whose names have the
@@ -41,7 +41,7 @@ __all__ = ["EQUIVALENT", "Mutant", "Workshop", "main", "mutants"]
 TESTS = ROOT / "tests"
 SUITE = ("test_ops.py", "test_pairs.py", "test_properties.py::test_operation", "test_lessons.py")
 MARKERS = "<!-- cpu-mutants:begin -->", "<!-- cpu-mutants:end -->"
-SAMPLE = 70
+SAMPLE = 100
 QUIET = 60.0  # seconds without a new test after which a mutant hangs; the slowest test takes a tenth
 
 # ------------------------------------------------------------------------------- where mistakes are made
@@ -529,7 +529,3 @@ EQUIVALENT: dict[str, str] = {
         "the number of tasks changes no bit, only the time"
     ),
 }
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else None)

@@ -52,7 +52,7 @@ FAMILIES = {
 }
 TESTS = ["test_cuda_emulated.py", "test_ops.py", "test_lessons.py", "test_unsupervised.py", "test_cuda_training.py"]
 SEED = "20221213"  # of the tests' inputs: a mutant's outcome can be repeated
-SECONDS = 8.0  # of tests, as long as they take without a mistake, for a mutant that is not caught
+SECONDS = 6.0  # of tests, as long as they take without a mistake, for a mutant that is not caught
 LONGEST = 2.0  # seconds of a test that is used
 PATIENCE = 60.0  # seconds after which a mutant counts as hanging, and so as caught
 

@@ -184,11 +184,20 @@ def test_every_operation_at_every_size(shape: tuple[int, int, int], dtype: torch
     assert seen == set(cases.CUDA_OPS)
 
 
-@pytest.mark.parametrize(("math", "instance"), [*every_instance.args[1], *HOPPER])
-def test_every_instance(math: str, instance: str, driver: ModuleType) -> None:
-    """By name, aligned so that all of them fit: a step, and the gradient with a mask."""
+@pytest.mark.parametrize(
+    ("math", "instance", "device"),
+    [
+        *((math, instance, home(instance)) for math, instance in [*every_instance.args[1], *HOPPER]),
+        *(
+            (math, instance, "sm_75")
+            for math, instance in every_instance.args[1]
+            if math in ("f16", "f32") and instance not in (LARGE, LARGE_32)
+        ),
+    ],
+)
+def test_every_instance(math: str, instance: str, device: str, driver: ModuleType) -> None:
+    """By name, aligned so that all of them fit: a step, and the gradient with a mask. Without asynchronous copies too."""
     dtype, _, unit = MATHS[math]
-    device = home(instance)
     wanted = {f"forward_{math}_{instance}", f"gradient_{math}_{instance}"}
     for shape, goodness in [((137, 264, 168), "mean_sq"), ((1, 8, 8), "neg_sum_sq")]:
         a = cases.step_arguments(*shape, optimiser="sgd", goodness=goodness, peer=True)
@@ -263,6 +272,39 @@ def test_hopper_goes_round_its_ring(math: str, instance: str, driver: ModuleType
         with driver.driver_options(order=order), forced(math, instance), emulated.device("sm_90"):
             check_parity(cases.forward, cases.forward_reference, a, unit=unit)
             check_parity(cases.gradient, cases.gradient_reference, g, unit=unit)
+
+
+@pytest.mark.parametrize("kind", ["forward", "gradient"])
+def test_hopper_goes_round_its_ring_from_tile_to_tile(kind: str, driver: ModuleType) -> None:
+    """The last stage of a tile is filled anew only when that tile has left it."""
+    m, n, k, stages, *_ = emulated.tile_values(NARROW)
+    dtype, _, unit = MATHS["bf16"]
+    depth = stages * k
+    with forced("bf16", NARROW), emulated.device("sm_90"):
+        if kind == "forward":
+            a = cases.layer_arguments(132 * m + 1, depth, 8, dtype=dtype)
+            check_parity(cases.forward, cases.forward_reference, a, unit=unit)
+        else:
+            g = cases.grad_arguments(cases.step_arguments(depth, 8, 132 * m + 8))
+            g |= {name: g[name].to(dtype) for name in ("x", "h")}
+            check_parity(cases.gradient, cases.gradient_reference, g, unit=unit)
+    assert [r["grid"] for r in records(driver)] == [[132, 1, 1]]
+
+
+@every_hopper_instance
+def test_hopper_with_given_norms_and_without_activities(math: str, instance: str, driver: ModuleType) -> None:
+    """Norms that are not those of the rows; prediction, whose last layer leaves sums only; a bare product of odd size."""
+    dtype, _, unit = MATHS[math]
+    with forced(math, instance), emulated.device("sm_90"):
+        for norm, goodness in cases.NORM_GOODNESS[:4]:
+            a = cases.layer_arguments(70, 72, 40, norm=norm, goodness=goodness, dtype=dtype, x_norm=True)
+            check_parity(cases.forward, cases.forward_reference, a, unit=unit)
+        predict = cases.predict_arguments(21, [136, 72, 40], 10, dtype=dtype)
+        check_parity(cases.predict, cases.predict_reference, predict, unit=unit)
+        for rows, units in [(129, 31), (5, 257)]:
+            base = {"x": torch.randn(rows, 72).to(dtype), "weight": torch.randn(units, 72).to(dtype), "classes": 3}
+            check_parity(cases.base, cases.base_reference, base, unit=unit)
+    assert {name.removeprefix(f"forward_{math}_") for name in names(driver)} == {instance}
 
 
 @every_hopper_instance
@@ -410,6 +452,50 @@ def test_sums_of_many_rows_and_labels(rows: int, classes: int, variants: int) ->
     check_parity(lambda **a: step_on("sm_80", **a), cases.step_reference, a)
 
 
+@pytest.mark.parametrize("images", [7, 4 * 60 + 3])
+@pytest.mark.parametrize("dtype", every_operation.DTYPES, ids=str)
+def test_head_of_many_layers(dtype: torch.dtype, images: int) -> None:
+    """More than one launch takes: the later ones add to what is there. And a training step of it."""
+    widths = [3 + i % 5 for i in range(18)]
+    a = cases.head_arguments(images, widths, 11)
+    a["h"] = [part.to(dtype) for part in a["h"]]
+    step = cases.head_step_arguments(images, widths, 11, "sgd")
+    step["h"] = [part.to(dtype) for part in step["h"]]
+    with emulated.device("sm_80"):
+        check_parity(cases.head, cases.head_reference, a, unit=STORAGE_UNIT[dtype])
+        forward = [r for r in emulated.load().driver_last_stats() if "head_forward" in r["kernel"]]
+        assert len(forward) > 1
+        if images < 10:
+            check_parity(cases.head_step, cases.head_step_reference, step, unit=STORAGE_UNIT[dtype])
+
+
+@pytest.mark.parametrize("dtype", every_operation.DTYPES, ids=str)
+def test_hard_labels_without_a_distribution(dtype: torch.dtype) -> None:
+    """The class that follows the label, also behind the last."""
+    logits = torch.full((5, 5), float("nan")).to(dtype)
+    labels = torch.arange(5)
+    with emulated.device("sm_80"):
+        got = ops.hard_labels(logits, labels, torch.rand(5))
+    assert got.tolist() == [1, 2, 3, 4, 0]
+
+
+@every_design
+@pytest.mark.parametrize("optimiser", ["ema", "adam"])
+def test_update_where_label_inputs_end_within_four(optimiser: str, math: str, instance: str) -> None:
+    """Four weights at once, of which some belong to labels; with all the state that an optimiser has."""
+    dtype, _, unit = MATHS[math]
+    for classes, inputs in [(3, 72), (10, 40), (4, 41)]:
+        a = cases.step_arguments(70, inputs, 40, classes=classes, variants=2, optimiser=optimiser, peer=True)
+        g = cases.update_arguments(a, peer=True)
+        g["x"], g["h"] = (g[name].to(dtype).float() for name in ("x", "h"))
+
+        def update(x: Tensor, h: Tensor, **rest: Any) -> dict[str, Any]:
+            with forced(math, instance), emulated.device(home(instance)):
+                return cases.update(x=padded(x.to(dtype)), h=padded(h.to(dtype)), **rest)
+
+        check_parity(update, cases.update_reference, g, unit=unit)
+
+
 @pytest.mark.parametrize("dtype", every_operation.DTYPES, ids=str)
 def test_head_of_many_images(dtype: torch.dtype) -> None:
     """A block takes four images where there are enough of them; the last one has less, and so has the last of units."""
@@ -432,7 +518,7 @@ def test_hybrid_images_of_more_pixels_than_threads() -> None:
 @pytest.mark.parametrize("dtype", every_operation.DTYPES, ids=str)
 def test_hybrid_images_beyond_shared_memory(dtype: torch.dtype, driver: ModuleType) -> None:
     """The planes of an image then lie in global memory, and blocks take several images in turn."""
-    for images, shape, blurs in [(3, (67, 93), 2), (1, (1, 6145), 1)]:
+    for images, shape, blurs in [(12, (67, 93), 2), (1, (1, 6145), 1)]:
         a = cases.hybrid_arguments(images, *shape, 2, blurs=blurs, dtype=dtype, drawn=2**32 - 2)
         with emulated.device("sm_80"):
             got = cases.hybrid(**a)
@@ -480,7 +566,7 @@ def test_a_bad_row_spoils_only_itself(norm: str, bits: int, math: str, instance:
 
 
 @every_design
-@pytest.mark.parametrize("eps", [1e-4, 1e-8])
+@pytest.mark.parametrize("eps", [1e-4, 1e-8, 1e-14])
 def test_a_blank_row_gets_the_bias_and_teaches_nothing(eps: float, math: str, instance: str) -> None:
     """Its scale is 1 / eps, of which float16 must not take the measure of all rows."""
     dtype, _, unit = MATHS[math]
@@ -548,7 +634,8 @@ def test_a_label_outside_of_the_classes_shows_in_its_rows(label: int) -> None:
 
 @pytest.mark.parametrize("dtype", every_operation.DTYPES, ids=str)
 @pytest.mark.parametrize("bad", [[-3, 7], [7, -3], [2**40, -(2**40)]], ids=str)
-def test_labels_outside_of_the_classes_leave_a_trace(bad: list[int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("device", ["sm_75", "sm_80"])
+def test_labels_outside_of_the_classes_leave_a_trace(device: str, bad: list[int], dtype: torch.dtype) -> None:
     """NaN where inputs are written, -2 where labels are; -1 is the neutral label, which inputs may have."""
     classes, rows = 7, 70
     labels = torch.randint(0, classes, (rows,))
@@ -565,7 +652,7 @@ def test_labels_outside_of_the_classes_leave_a_trace(bad: list[int], dtype: torc
     labels[places] = torch.tensor(bad)
     inside = torch.ones(rows, dtype=torch.bool)
     inside[places] = False
-    with emulated.device("sm_80"):
+    with emulated.device(device):
         got = {
             "overlay_label": ops.overlay_label(x, labels, classes, overlay),
             "concat_label": ops.concat_label(x, labels, classes, overlay),

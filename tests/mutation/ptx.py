@@ -72,7 +72,7 @@ KINDS: list[tuple[str, re.Pattern[str], Change]] = [
         ("lane", r"xor\.b(\d+)\s+(%\w+), (%\w+), [^;]*;", lambda f: f"mov.b{f[1]} {f[2]}, {f[3]};"),
         ("lane", r"(bfi\.b32\s+[^;]*, )(\d+)(, \d+;)", _shifted(lambda n: n + 1)),
         ("lane", r"(shfl\.sync\.bfly\.b32\s+[^;]*, )(\d+)(, 31, -1;)", _shifted(lambda n: (2 * n) % 31)),
-        ("index", r"(add\.s(?:32|64)\s+%\w+, %\w+, )(-?\d+)(;)", _shifted(lambda n: n + (1 if n % 16 else 16))),
+        ("index", r"(add\.s(?:32|64)\s+%\w+, %\w+, )(-?\d+)(;)", _shifted(lambda n: n + (n & -n))),
         ("index", r"(mad\.lo\.s32|mad\.wide\.\w+)(\s+%\w+, [^,]+, [^,]+), [^;]*;", lambda f: f"{f[1]}{f[2]}, 0;"),
         ("index", r"((?:ld|st)\.(?:shared|global)(?:\.v(?P<vector>[24]))?\.[bsuf](?P<bits>\d+)\s+[^\[]*\[%\w+)"
                   r"(?:\+(?P<offset>-?\d+))?\](?P<rest>.*)", _next_element),

@@ -196,7 +196,7 @@ def test_every_operation_at_every_size(shape: tuple[int, int, int], dtype: torch
     ],
 )
 def test_every_instance(math: str, instance: str, device: str, driver: ModuleType) -> None:
-    """By name, aligned so that all of them fit: a step, and the gradient with a mask. Without asynchronous copies too."""
+    """By name, aligned so that all of them fit: a step, a gradient with a mask. Also without asynchronous copies."""
     dtype, _, unit = MATHS[math]
     wanted = {f"forward_{math}_{instance}", f"gradient_{math}_{instance}"}
     for shape, goodness in [((137, 264, 168), "mean_sq"), ((1, 8, 8), "neg_sum_sq")]:
@@ -277,7 +277,7 @@ def test_hopper_goes_round_its_ring(math: str, instance: str, driver: ModuleType
 @pytest.mark.parametrize("kind", ["forward", "gradient"])
 def test_hopper_goes_round_its_ring_from_tile_to_tile(kind: str, driver: ModuleType) -> None:
     """The last stage of a tile is filled anew only when that tile has left it."""
-    m, n, k, stages, *_ = emulated.tile_values(NARROW)
+    m, _, k, stages, *_ = emulated.tile_values(NARROW)
     dtype, _, unit = MATHS["bf16"]
     depth = stages * k
     with forced("bf16", NARROW), emulated.device("sm_90"):
@@ -293,7 +293,7 @@ def test_hopper_goes_round_its_ring_from_tile_to_tile(kind: str, driver: ModuleT
 
 @every_hopper_instance
 def test_hopper_with_given_norms_and_without_activities(math: str, instance: str, driver: ModuleType) -> None:
-    """Norms that are not those of the rows; prediction, whose last layer leaves sums only; a bare product of odd size."""
+    """Norms that are not those of the rows; prediction, whose last layer leaves sums only; odd bare products."""
     dtype, _, unit = MATHS[math]
     with forced(math, instance), emulated.device("sm_90"):
         for norm, goodness in cases.NORM_GOODNESS[:4]:

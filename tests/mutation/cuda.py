@@ -52,8 +52,8 @@ FAMILIES = {
 }
 TESTS = ["test_cuda_emulated.py", "test_ops.py", "test_lessons.py", "test_unsupervised.py", "test_cuda_training.py"]
 SEED = "20221213"  # of the tests' inputs: a mutant's outcome can be repeated
-SECONDS = 6.0  # of tests, as long as they take without a mistake, for a mutant that is not caught
-LONGEST = 2.0  # seconds of a test that is used
+SECONDS = 8.0  # of tests, as long as they take without a mistake, for a mutant that is not caught
+LONGEST = 8.0  # seconds of a test that is used
 PATIENCE = 60.0  # seconds after which a mutant counts as hanging, and so as caught
 
 
@@ -311,8 +311,8 @@ class Run:
         return result
 
     def _chosen(self, mutant: Mutant, executed: dict[str, tuple[float, set[int]]]) -> list[str]:
-        """Tests that execute the place: half of the time those of every function in turn, quick functions first, then the
-        quickest of the others."""
+        """Tests that execute the place: for half of the time those of every function in turn, quick functions first,
+        then the quickest of the others."""
         number = self.modules.names.index(mutant.name)
         functions: dict[str, list[str]] = {}
         for name, (seconds, found) in executed.items():

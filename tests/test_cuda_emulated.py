@@ -184,7 +184,7 @@ def test_every_operation_at_every_size(shape: tuple[int, int, int], dtype: torch
     assert seen == set(cases.CUDA_OPS)
 
 
-@pytest.mark.parametrize(
+by_name = pytest.mark.parametrize(
     ("math", "instance", "device"),
     [
         *((math, instance, home(instance)) for math, instance in [*every_instance.args[1], *HOPPER]),
@@ -195,6 +195,9 @@ def test_every_operation_at_every_size(shape: tuple[int, int, int], dtype: torch
         ),
     ],
 )
+
+
+@by_name
 def test_every_instance(math: str, instance: str, device: str, driver: ModuleType) -> None:
     """By name, aligned so that all of them fit: a step, a gradient with a mask. Also without asynchronous copies."""
     dtype, _, unit = MATHS[math]
@@ -217,6 +220,39 @@ def test_every_instance(math: str, instance: str, device: str, driver: ModuleTyp
     with forced(math, instance), emulated.device(device):
         check_parity(cases.gradient, cases.gradient_reference, a, unit=unit)
     assert set(names(driver)) == {f"gradient_{math}_{instance}"}
+
+
+@by_name
+def test_every_instance_with_labels_in_the_input(math: str, instance: str, device: str) -> None:
+    """By name: variants forward and back, and the bare product."""
+    dtype, _, unit = MATHS[math]
+    for inputs, units in [(136, 72), (72, 8)]:
+        a = cases.step_arguments(70, inputs, units, classes=10, variants=2, optimiser="sgd", peer=True, keep=True)
+        a["x"] = a["x"].to(dtype).float()
+        base = {"x": torch.randn(137, inputs).to(dtype), "weight": torch.randn(units, inputs).to(dtype), "classes": 3}
+        with forced(math, instance):
+            check_parity(
+                lambda x, **rest: cases.smooth(step_on(device, offset=16, x=x.to(dtype), **rest)),
+                cases.smooth_step_reference,
+                a,
+                unit=unit,
+            )
+            with emulated.device(device):
+                check_parity(cases.base, cases.base_reference, base, unit=unit)
+
+
+@by_name
+def test_norms_and_products_of_one_row_are_exact(math: str, instance: str, device: str) -> None:
+    """Bounds for 16 bits would hide a lost bit: norms are sums in float32 of what x holds, and with one row dW is a
+    product."""
+    dtype, _, _ = MATHS[math]
+    x, weight = torch.randn(70, 136).bfloat16().to(dtype), torch.randn(72, 136).to(dtype)
+    with forced(math, instance), emulated.device(device):
+        scale = ops.layer_forward(x, weight, None, None, "l2", 1e-4, "sum_sq")[2]
+        h, coef = torch.randn(1, 72).relu().bfloat16().to(dtype), torch.tensor([0.5])
+        dweight = ops.layer_grad(x[:1], h, torch.ones(1), coef, None, None, "sum_sq")[0]
+    torch.testing.assert_close(scale, 1 / (x.double().norm(dim=1) + 1e-4).float(), rtol=1e-6, atol=0)
+    assert torch.equal(dweight, h.float().t() * x[:1].float())
 
 
 def padded(matrix: Tensor, bytes_: int = 16) -> Tensor:

@@ -47,7 +47,14 @@ def modules() -> cuda.Modules:
         ("and.b32 %r2, %r1, -8;", "and.b32 %r2, %r1, -16;"),
         ("shl.b32 %r2, %r1, 4;", "shl.b32 %r2, %r1, 5;"),
         ("xor.b32 %r3, %r1, %r2;", "mov.b32 %r3, %r1;"),
-        ("shfl.sync.bfly.b32 %r2, %r1, 16, 31, -1;", "shfl.sync.bfly.b32 %r2, %r1, 1, 31, -1;"),
+        ("shfl.sync.bfly.b32 %r15|%p11, %r13, %r35, %r34, %r36;", "mov.b32 %r15, %r13;"),
+        ("cp.async.cg.shared.global [%r5], [%rd6], 16, %r7;", "cp.async.cg.shared.global [%r5+16], [%rd6], 16, %r7;"),
+        (
+            "cp.async.bulk.tensor.2d.x [%r1], [%rd2, {%r3, %r4}], [%r5];",
+            "cp.async.bulk.tensor.2d.x [%r1], [%rd2, {0, %r4}], [%r5];",
+        ),
+        ("ldmatrix.x4 {%r1, %r2}, [%r5];", "ldmatrix.x4 {%r1, %r2}, [%r5+16];"),
+        ("bar.red.popc.u32 %r1, 0, %p2;", "selp.u32 %r1, 1, 0, %p2;"),
         ("add.s32 %r2, %r1, 1;", "add.s32 %r2, %r1, 2;"),
         ("add.s64 %rd2, %rd1, 4096;", "add.s64 %rd2, %rd1, 8192;"),
         ("add.s32 %r2, %r1, 16416;", "add.s32 %r2, %r1, 16448;"),
@@ -131,6 +138,12 @@ def test_outcomes_survive_an_interruption(tmp_path: Path) -> None:
 def test_every_explanation_is_of_a_mutant(modules: cuda.Modules) -> None:
     for pattern, why in survivors.RULES:
         assert any(re.search(pattern, name) for name in modules.names), f"{pattern} matches nothing ({why})"
+
+
+def test_every_kind_of_mistake_is_made_somewhere(modules: cuda.Modules) -> None:
+    lines = {line for listing in modules.listings.values() for line in listing.lines}
+    unused = [pattern.pattern for _, pattern, _ in ptx.KINDS if not any(map(pattern.search, lines))]
+    assert not unused
 
 
 def test_mutants_have_names_of_their_own_and_change_something(modules: cuda.Modules) -> None:

@@ -113,7 +113,7 @@ struct StagedPairs {
 };
 
 /// A float whose upper 19 bits are round_tf32() of it; wgmma reads no others. (ptxas makes wgmma wait for each other
-/// where cvt.rna.tf32 made their operands.)
+/// where cvt.rna.tf32 made their operands.) A NaN whose payload lies in the other 13 bits alone is read as infinity.
 __device__ __forceinline__ uint32_t half_up(uint32_t bits) {
   constexpr uint32_t kInfinity = 0x7f800000u, kHalf = 0x1000u;
   return (bits & kInfinity) == kInfinity ? bits : bits + kHalf;

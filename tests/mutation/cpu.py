@@ -34,6 +34,7 @@ from typing import Any
 
 from emulated.toolkit import ROOT, build_tool
 
+from bench.report import put_between_markers
 from mutation.outcomes import Outcome, Outcomes, score
 
 __all__ = ["EQUIVALENT", "Mutant", "Workshop", "main", "mutants"]
@@ -393,7 +394,9 @@ class Workshop:
         self.wrong = mutant.file if mutant else ""
         if mutant:
             self._write(f"csrc/{mutant.file}", mutant.apply((ROOT / "csrc" / mutant.file).read_text()))
-        if self._ninja("plain", "ffkern"):
+        if problem := self._ninja("plain", "ffkern"):
+            if "error:" not in problem:
+                raise RuntimeError(problem)
             return "does not compile"
         same = self._install("libffkern.so") == self.usual
         return "the same machine code" if mutant and same else ""
@@ -422,13 +425,17 @@ class Workshop:
             while receive.poll(QUIET):
                 name, text = receive.recv()
                 if name == "end":
-                    return said or ("" if text == "0" else f"pytest ended with status {text}")
+                    if text not in ("0", "1"):  # 1: a test has failed
+                        raise RuntimeError(f"pytest ended with status {text}")
+                    return said
                 running = name
                 if text is not None:
                     said = said or f"{name}: {text.partition(chr(10))[0]}"
             return said or f"{running}: hangs"
         except EOFError:
             process.join()
+            if not said and (process.exitcode or 0) >= 0:  # else a signal, by what the mistake did
+                raise RuntimeError(f"{running}: ended with status {process.exitcode}") from None
             return said or f"{running}: ended with status {process.exitcode}"
         finally:
             process.kill()
@@ -464,11 +471,11 @@ def _version() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()
 
 
-def main(sample: int | None = None, out: Path = ROOT / "build" / "mutation") -> list[Outcome]:
-    """Tries mutants until ``sample`` of them count, and goes on where an earlier run stopped.
+def main(out: Path = ROOT / "build" / "mutation") -> list[Outcome]:
+    """Tries mutants until SAMPLE of them count, and goes on where an earlier run stopped. Their table goes into
+    docs/testing.md.
 
     Args:
-        sample: how many; SAMPLE if it is None, and then their table goes into docs/testing.md.
         out: folder of the copy that is built, and of the outcomes.
 
     Raises AssertionError if the tests fail without a mistake.
@@ -481,7 +488,7 @@ def main(sample: int | None = None, out: Path = ROOT / "build" / "mutation") -> 
     idle = Counter[str]()
     counted: list[Outcome] = []
     for mutant in mutants():
-        if len(counted) == (sample or SAMPLE):
+        if len(counted) == SAMPLE:
             break
         if mutant.name in EQUIVALENT:
             idle["explained"] += 1
@@ -500,10 +507,8 @@ def main(sample: int | None = None, out: Path = ROOT / "build" / "mutation") -> 
             idle[outcome.kind] += 1
     table = score(counted)
     print(table, f"not counted: {dict(idle)}", *(f"survived: {o.mutant}" for o in counted if not o.caught), sep="\n")
-    if sample is None:
-        page = ROOT / "docs" / "testing.md"
-        begin, end = MARKERS
-        page.write_text(re.sub(f"(?s)(?<={begin}\n).*(?={end})", f"{table}\n", page.read_text()))
+    page = ROOT / "docs" / "testing.md"
+    page.write_text(put_between_markers(page.read_text(), table, *MARKERS))
     return counted
 
 

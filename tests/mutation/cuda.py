@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from _pytest.runner import runtestprotocol
 from emulated import toolkit
 
 from mutation import ptx
-from mutation.outcomes import Outcome, Outcomes
+from mutation.outcomes import UNREACHED, Outcome, Outcomes
 
 ROOT = toolkit.ROOT
 FOLDER = ROOT / "build" / "mutation"
@@ -52,21 +53,25 @@ FAMILIES = {
 }
 TESTS = ["test_cuda_emulated.py", "test_ops.py", "test_lessons.py", "test_unsupervised.py", "test_cuda_training.py"]
 SEED = "20221213"  # of the tests' inputs: a mutant's outcome can be repeated
-SECONDS = 8.0  # of tests, as long as they take without a mistake, for a mutant that is not caught
-LONGEST = 8.0  # seconds of a test that is used
-PATIENCE = 60.0  # seconds after which a mutant counts as hanging, and so as caught
+SECONDS = 6.0  # of tests, as long as they take without a mistake, for a mutant that is not caught
+PATIENCE = 60  # seconds of the processor after which a mutant hangs, and so is caught
+OPTIONS = {"threads": 1, "max_instructions": 20_000_000}  # of the software driver
+# Tests that take longer than all that a mutant gets, or more instructions.
+TOO_LONG = "several_chunks or many_rows or wide_layers or several_blocks"
 
 
 def digest() -> str:
-    """Of the kernels, the driver and the tests."""
-    folders = ("csrc/cuda", "csrc/core", "csrc/binding", "tests/ptxsim/src", "tests/emulated")
-    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
-    files += [ROOT / "tests" / name for name in (*TESTS, "op_cases.py", "every_operation.py", "tolerance.py")]
-    return _of(path for path in sorted(files) if "__pycache__" not in path.parts)
+    """Of the kernels, the compiler, the driver, the package and the tests."""
+    folders = ["csrc/cuda", "csrc/core", "csrc/binding", "ffkern", "tests/emulated", "tests/ptxsim"]
+    files = {path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix not in (".so", ".pyc")}
+    used = ("conftest", "op_cases", "every_operation", "tolerance", "nested")
+    files |= {ROOT / "tests" / name for name in (*TESTS, *(f"{name}.py" for name in used))}
+    compiler = subprocess.run([toolkit.nvcc(), "--version"], capture_output=True, check=True).stdout
+    return _of([path for path in sorted(files) if path.is_file()], compiler)
 
 
-def _of(files: Iterable[Path]) -> str:
-    found = hashlib.sha256()
+def _of(files: Iterable[Path], more: bytes = b"") -> str:
+    found = hashlib.sha256(more)
     for path in files:
         found.update(path.read_bytes())
     return found.hexdigest()[:16]
@@ -76,7 +81,7 @@ def listing(name: str, arch: str, version: str) -> ptx.Listing:
     """An image's PTX with lines; kept for the next time."""
     path = FOLDER / f"{name}.{arch}.{version}.ptx"
     if not path.is_file():
-        for old in FOLDER.glob(f"{name}.{arch}.*.ptx"):
+        for old in FOLDER.glob(f"{name}.{arch}.*"):
             old.unlink()
         FOLDER.mkdir(parents=True, exist_ok=True)
         made = path.with_suffix(f".{os.getpid()}")
@@ -190,7 +195,7 @@ def _in_child(work: Callable[[], Any]) -> tuple[int, int]:
     status = 1
     try:
         os.close(reading)
-        null, log = os.open(os.devnull, os.O_RDWR), os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        null, log = os.open(os.devnull, os.O_RDWR), os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for stream, where in enumerate((null, null, log)):
             os.dup2(where, stream)
         with os.fdopen(writing, "w") as pipe:
@@ -202,21 +207,30 @@ def _in_child(work: Callable[[], Any]) -> tuple[int, int]:
         os._exit(status)
 
 
-def _result(pid: int, pipe: int) -> tuple[str, int]:
-    """What the copy wrote, and how it ended."""
+def _result(pid: int, pipe: int) -> Any:
+    """What the copy returned, or the signal that a wrong kernel ended it with.
+
+    Raises:
+        RuntimeError: the copy failed for another reason.
+    """
     with os.fdopen(pipe) as file:
         text = file.read()
-    return text, os.waitpid(pid, 0)[1]
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code == 0:
+        return json.loads(text)
+    if -code in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGXCPU):
+        return f"ends with {signal.Signals(-code).name}"
+    raise RuntimeError(f"a process ended with {code}; see {LOG}")
 
 
-def _failure(item: pytest.Item) -> str:
-    """The first line of what a test said, or "" if it passed."""
+def _failure(item: pytest.Item) -> str | None:
+    """The first line of what a test said, or None if it passed."""
     for report in runtestprotocol(item, log=False, nextitem=None):
         if report.failed:
             text = str(report.longrepr)
-            said = re.search(r"^E\s+(.*)$", text, re.M)
+            said = re.search(r"^E[ \t]+(\S.*)$", text, re.M)
             return said[1] if said else text.splitlines()[-1]
-    return ""
+    return None
 
 
 Say = Callable[[Outcome, int], None]
@@ -249,56 +263,67 @@ class Run:
         self.driver = emulated.load()
         items = {item.nodeid: item for item in session.items}
         executed = self._baseline(items)
+        if self.broken:
+            return True
         waiting = [mutant for mutant in self.mutants if mutant.name not in self.outcomes.found]
         running: dict[int, tuple[int, Mutant, float]] = {}
-        while (waiting and not self.broken) or running:
-            while waiting and len(running) < self.workers:
-                mutant = waiting.pop(0)
-                names = [self.known[mutant.name]] if self.known else self._chosen(mutant, executed)
-                pid, pipe = _in_child(lambda m=mutant, n=names: self._first_failure(m, [items[name] for name in n]))
-                running[pipe] = pid, mutant, time.monotonic()
-            ready, *_ = select.select(list(running), [], [], 1.0)
-            for pipe, (pid, mutant, begun) in list(running.items()):
-                took = time.monotonic() - begun
-                if pipe not in ready and took < PATIENCE:
-                    continue
-                if pipe not in ready:
-                    os.kill(pid, signal.SIGKILL)
-                del running[pipe]
-                text, status = _result(pid, pipe)
-                by = json.loads(text) if not status else f"it hangs or dies ({status})"
-                outcome = Outcome(mutant.name, mutant.family, mutant.site.kind, bool(by), by, round(took, 2))
-                self.outcomes.add(outcome)
-                self.say(outcome, len(waiting) + len(running))
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.workers:
+                    mutant = waiting.pop(0)
+                    names = [self.known[mutant.name]] if self.known is not None else self._chosen(mutant, executed)
+                    work = functools.partial(self._first_failure, mutant, [items[name] for name in names])
+                    pid, pipe = _in_child(work)
+                    running[pipe] = pid, mutant, time.monotonic()
+                for pipe in select.select(list(running), [], [])[0]:
+                    pid, mutant, begun = running.pop(pipe)
+                    by = _result(pid, pipe)
+                    took = round(time.monotonic() - begun, 2)
+                    outcome = Outcome(mutant.name, mutant.family, mutant.site.kind, by not in ("", UNREACHED), by, took)
+                    self.outcomes.add(outcome)
+                    self.say(outcome, len(waiting) + len(running))
+        finally:
+            for pid, *_ in running.values():
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        self._check(items)
         return True
 
-    def _first_failure(self, mutant: Mutant, items: list[pytest.Item]) -> str:
-        options = self.driver.driver_options(threads=1, max_instructions=20_000_000)
-        with options, self.driver.driver_on_load(self.modules.instead(mutant)):
+    def _first_failure(self, mutant: Mutant | None, items: list[pytest.Item]) -> str:
+        """The test that fails first and what it says, or what Outcome.by says of a survivor."""
+        resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE, PATIENCE + 5))
+        with self.driver.driver_options(**OPTIONS), self.driver.driver_on_load(self.modules.instead(mutant)):
             for item in items:
-                if said := _failure(item):
+                if (said := _failure(item)) is not None:
                     return f"{item.nodeid}: {said}"[:300]
-        return ""
+        return "" if items else UNREACHED
+
+    def _check(self, items: dict[str, pytest.Item]) -> None:
+        """Whoever caught a mutant has to pass without one, alone and under the same conditions."""
+        wanted = {mutant.name for mutant in self.mutants}
+        caught = [outcome.by.split(": ")[0] for outcome in self.outcomes.found.values() if outcome.mutant in wanted]
+        for name in sorted({name for name in caught if name in items}):
+            if said := _result(*_in_child(functools.partial(self._first_failure, None, [items[name]]))):
+                self.broken.append(said)
 
     def _baseline(self, items: dict[str, pytest.Item]) -> dict[str, tuple[float, set[int]]]:
         """Seconds of every test and the numbers of the mutants whose instructions it executes; of tests with any."""
+        if self.known is not None:
+            return {}
         path = self.outcomes.path.with_suffix(".tests.json")
         version = {"version": self.modules.version, "tests": sorted(items), "mutants": self.modules.names}
         kept = json.loads(path.read_text()) if path.is_file() else {}
         if {name: kept.get(name) for name in version} != version:
-            text, status = _result(*_in_child(lambda: self._executed(list(items.values()))))
-            if status:
-                raise RuntimeError(f"the tests die without a mistake ({status}); see {LOG}")
-            kept = version | {"executed": json.loads(text)}
+            kept = version | {"executed": _result(*_in_child(lambda: self._executed(list(items.values()))))}
             path.write_text(json.dumps(kept))
-        self.broken = [f"{name}: {said}" for name, (_, said, _) in kept["executed"].items() if said]
+        self.broken += [f"{name}: {said}" for name, (_, said, _) in kept["executed"].items() if said is not None]
         return {name: (seconds, set(found)) for name, (seconds, _, found) in kept["executed"].items() if found}
 
-    def _executed(self, items: list[pytest.Item]) -> dict[str, tuple[float, str, list[int]]]:
+    def _executed(self, items: list[pytest.Item]) -> dict[str, tuple[float, str | None, list[int]]]:
         """Of every test: seconds, what failed, and the mutants by number."""
         numbers = self.modules.numbers()
         result = {}
-        options = self.driver.driver_options(threads=1, coverage=1)
+        options = self.driver.driver_options(**OPTIONS, coverage=1)
         with options, self.driver.driver_on_load(self.modules.instead(None)):
             for item in items:
                 self.driver.driver_executed()
@@ -315,8 +340,8 @@ class Run:
         then the quickest of the others."""
         number = self.modules.names.index(mutant.name)
         functions: dict[str, list[str]] = {}
-        for name, (seconds, found) in executed.items():
-            if number in found and seconds < LONGEST:
+        for name, (_, found) in executed.items():
+            if number in found:
                 functions.setdefault(name.split("[")[0], []).append(name)
         for names in functions.values():  # far from each other, and always the same
             names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
@@ -348,10 +373,12 @@ def _pytest(run: Run, arguments: Sequence[str]) -> None:
         "-m",
         "emulated",
         "-k",
-        "not opcheck and not test_fake",
+        f"not opcheck and not test_fake and not ({TOO_LONG})",
     ]
     with emulated.environment(FFKERN_TEST_SEED=SEED):
         code = pytest.main(["-c", str(ROOT / "pyproject.toml"), *options, *arguments], plugins=[run])
+    if code == pytest.ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
     if run.broken or code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise RuntimeError(f"tests fail without a mistake: {run.broken[:5] or code}")
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["Outcome", "Outcomes", "score"]
+__all__ = ["UNREACHED", "Outcome", "Outcomes", "score"]
+
+UNREACHED = "no test executes it"
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Outcome:
         family: of kernels.
         kind: class of the mistake, such as "barrier".
         caught: whether a case failed.
-        by: the case that failed first and the first line of what it said; empty for a survivor.
+        by: the case that failed first and the first line of what it said; UNREACHED, or empty, for a survivor.
         seconds: the mutant took.
     """
 

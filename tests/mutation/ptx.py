@@ -36,7 +36,7 @@ def _halved(mask: int) -> int:
     return mask << 1 if mask < 0 else mask >> 1
 
 
-WIDER = {"lt": "le", "le": "lt", "gt": "ge", "ge": "gt", "eq": "ne", "ne": "eq", "lo": "ls", "hi": "hs"}
+WIDER = {"lt": "le", "le": "lt", "gt": "ge", "ge": "gt", "eq": "ne", "ne": "eq"}
 OPPOSITE = {"lt": "geu", "le": "gtu", "gt": "leu", "ge": "ltu", "eq": "neu", "ne": "equ", "num": "nan", "nan": "num"}
 OPPOSITE |= {other: one for one, other in OPPOSITE.items()}
 BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
@@ -53,12 +53,14 @@ KINDS: list[tuple[str, re.Pattern[str], Change]] = [
     (kind, re.compile(pattern), change)
     for kind, pattern, change in [
         ("barrier", r"(?:bar\.sync|barrier\.sync|bar\.warp\.sync)[^;]*;", lambda _: ""),
+        ("barrier", r"bar\.red\.popc\.u32 (%r\d+), 0, (%p\d+);", lambda f: f"selp.u32 {f[1]}, 1, 0, {f[2]};"),
         ("wait", r"((?:cp\.async|wgmma)\.wait_group\S* )(\d+)(;)", _shifted(lambda n: n + 1)),
         ("wait", r"(?:cp\.async|wgmma)\.commit_group[^;]*;", lambda _: ""),
         ("wait", r"\{\.reg \.pred p; mbarrier\.try_wait.*selp\.b32 (%r\d+), .*\}", lambda f: f"mov.b32 {f[1]}, 1;"),
         ("arrival", r"mbarrier\.arrive\.shared[^;]*;", lambda _: ""),
         ("arrival", r"(mbarrier\.arrive\.expect_tx[^;]*, )(%?\w+)(;)", lambda f: f"{f[1]}16{f[3]}"),
         ("arrival", r"(mbarrier\.init[^;]*, )(%?\w+)(;)", lambda f: f"{f[1]}2{f[3]}"),
+        ("proxy", r"fence\.proxy\.async[^;]*;", lambda _: ""),
         ("fence", r"(?:fence|membar|wgmma\.fence)\b[^;]*;", lambda _: ""),
         ("predicate", r"@!?%p\d+\s+bra[^;]*;", lambda _: ""),
         ("predicate", r"selp\.(\w+)\s+(%\w+), ([^,]+), [^;]*;", lambda f: f"mov.{f[1]} {f[2]}, {f[3]};"),
@@ -71,7 +73,11 @@ KINDS: list[tuple[str, re.Pattern[str], Change]] = [
         ("lane", r"(sh[lr]\.[bsu](?:32|64)\s+%\w+, %\w+, )(\d+)(;)", _shifted(lambda n: n + 1)),
         ("lane", r"xor\.b(\d+)\s+(%\w+), (%\w+), [^;]*;", lambda f: f"mov.b{f[1]} {f[2]}, {f[3]};"),
         ("lane", r"(bfi\.b32\s+[^;]*, )(\d+)(, \d+;)", _shifted(lambda n: n + 1)),
-        ("lane", r"(shfl\.sync\.bfly\.b32\s+[^;]*, )(\d+)(, 31, -1;)", _shifted(lambda n: (2 * n) % 31)),
+        ("shuffle", r"shfl\.sync\.bfly\.b32\s+(%\w+)\|%p\d+, (%\w+), [^;]*;", lambda f: f"mov.b32 {f[1]}, {f[2]};"),
+        ("copy", r"(cp\.async\.c[ag]\.shared\.global \[%\w+)(\], \[%\w+\], )(\d+)(, [^;]*;)",
+         lambda f: f"{f[1]}+{f[3]}{f[2]}{f[3]}{f[4]}"),
+        ("copy", r"(cp\.async\.bulk\.tensor\.\d.*\{)(%\w+)((?:, %\w+)?\}.*)", lambda f: f"{f[1]}0{f[3]}"),
+        ("copy", r"(ldmatrix\S* \{[^}]*\}, \[%\w+)(\];)", lambda f: f"{f[1]}+16{f[2]}"),
         ("index", r"(add\.s(?:32|64)\s+%\w+, %\w+, )(-?\d+)(;)", _shifted(lambda n: n + (n & -n))),
         ("index", r"(mad\.lo\.s32|mad\.wide\.\w+)(\s+%\w+, [^,]+, [^,]+), [^;]*;", lambda f: f"{f[1]}{f[2]}, 0;"),
         ("index", r"((?:ld|st)\.(?:shared|global)(?:\.v(?P<vector>[24]))?\.[bsuf](?P<bits>\d+)\s+[^\[]*\[%\w+)"

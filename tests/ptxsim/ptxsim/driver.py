@@ -86,7 +86,8 @@ def driver_executed():
     return found
 
 
-_hook = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)
+_Hook = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)
+_hooks: list = []  # the last one is asked
 
 
 @contextlib.contextmanager
@@ -106,12 +107,13 @@ def driver_on_load(instead):
         kept.append(ctypes.create_string_buffer(text.encode()))
         return ctypes.addressof(kept[-1])
 
-    hook = _hook(call)
-    driver().ptxsim_on_load(hook)
+    _hooks.append(_Hook(call))
+    driver().ptxsim_on_load(_hooks[-1])
     try:
         yield
     finally:
-        driver().ptxsim_on_load(None)
+        _hooks.pop()
+        driver().ptxsim_on_load(_hooks[-1] if _hooks else None)
     if errors:
         raise errors[0]
 

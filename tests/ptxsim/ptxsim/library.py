@@ -32,6 +32,7 @@ class Config(ctypes.Structure):
         ("max_instructions", ctypes.c_uint64),
         ("order", ctypes.c_int),
         ("strict_warp", ctypes.c_int),
+        ("coverage", ctypes.c_bool),
     )
 
 

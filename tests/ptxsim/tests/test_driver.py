@@ -518,13 +518,37 @@ def test_other_ptx_at_load_time(files, gpu):
         other = gpu.load(files / "k80.ptx")
     with ptxsim.driver_on_load(lambda ptx: None):
         same = gpu.load(files / "k80.ptx")
+    with ptxsim.driver_on_load(lambda ptx: ptx.replace("mul.f32", "add.f32")):
+        with ptxsim.driver_on_load(lambda ptx: None):
+            pass
+        again = gpu.load(files / "k80.ptx")
     with pytest.raises(ZeroDivisionError), ptxsim.driver_on_load(lambda ptx: 1 // 0):
         gpu.load(files / "k80.ptx")
-    for module, want in ((plain, 7), (other, 9), (same, 7), (gpu.load(files / "k80.ptx"), 7)):
+    for module, want in ((plain, 7), (other, 9), (again, 9), (same, 7), (gpu.load(files / "k80.ptx"), 7)):
         x = gpu.alloc(12)
         gpu.ok("cuMemsetD32_v2", x, ctypes.c_uint(0x3F800000), ctypes.c_size_t(3))
         assert gpu.launch(gpu.fn(module, "scale"), 1, 32, [x, ctypes.c_float(7), ctypes.c_int(3)]) == 0
         assert gpu.down(x, 3).tolist() == [want] * 3  # 1 * (7 * 1), or 1 + (7 + 1)
+
+
+def test_lines_that_were_executed(files, gpu):
+    module, x = gpu.load(files / "k80.ptx"), gpu.alloc(12)
+    lines = (files / "k80.ptx").read_text().splitlines()
+
+    def executed(n, **options):
+        ptxsim.driver_executed()
+        with ptxsim.driver_options(**options):
+            assert gpu.launch(gpu.fn(module, "scale"), 1, 32, [x, ctypes.c_float(7), ctypes.c_int(n)]) == 0
+        found = ptxsim.driver_executed()
+        assert set(found) <= {("sm_80", "scale")}
+        return [lines[line - 1] for line in sorted(found.get(("sm_80", "scale"), ()))]
+
+    gpu.ok("cuMemsetD32_v2", x, ctypes.c_uint(0x3F800000), ctypes.c_size_t(3))
+    some, none = executed(3, coverage=1), executed(0, coverage=1)
+    assert any("st.global" in line for line in some)
+    assert not any("st.global" in line for line in none)
+    assert any("setp" in line for line in none)
+    assert executed(3) == []
 
 
 def test_module_variables_and_library(files, gpu):

@@ -35,7 +35,8 @@ static CUresult runKernel(Context* c, Function* f, const LaunchArgs& L, const st
   g.maxSmem = devices[c->dev].smemOptin;
   g.order = opt.order;
   g.strictWarp = opt.strict_warp;
-  if (opt.coverage) k->executed.resize(k->code.size());
+  g.coverage = opt.coverage != 0;
+  if (g.coverage) k->executed.resize(k->code.size());
   mapHostPages();
   LaunchResult r;
   double t0 = milliseconds();

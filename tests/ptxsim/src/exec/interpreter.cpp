@@ -2,6 +2,7 @@
 // others or wait. That merges diverged lanes as soon as possible, and a time limit keeps one side of a branch from
 // starving the other, as independent thread scheduling does.
 #include <algorithm>
+#include <atomic>
 
 #include "exec.h"
 
@@ -159,7 +160,7 @@ Flow Exec::flow(Warp& w, const Instr& in, Step& s) {
 
 void Exec::run(Warp& w, u64 quantum) {
   const Instr* code = k.code.data();
-  u8* executed = k.executed.empty() ? nullptr : k.executed.data();
+  u8* executed = cfg.coverage ? k.executed.data() : nullptr;
   w.slice = 0;
   while (w.slice < quantum && w.live) {
     const u32 ready = w.ready(), candidates = ready & ~w.yielded;
@@ -191,7 +192,7 @@ void Exec::run(Warp& w, u64 quantum) {
         const u32 p = *(u32*)(w.regs + in.predOff);
         s.em &= in.pneg ? ~p : p;
       }
-      if (executed && s.em) executed[s.pc] = 1;
+      if (executed && s.em) std::atomic_ref(executed[s.pc]).store(1, std::memory_order_relaxed);
       st.warpInstr++;
       st.cls[in.cls]++;
       st.threadInstr += std::popcount(s.em);

@@ -20,7 +20,7 @@ struct Stats {
   }
 };
 
-// The fields of ptxsim/module.py: _Config, in the same order.
+// The fields of ptxsim/library.py: Config, in the same order.
 struct LaunchCfg {
   u32 grid[3], block[3], cluster[3];
   u32 dynSmem;
@@ -29,6 +29,7 @@ struct LaunchCfg {
   u32 maxSmem;
   u64 maxInstr;
   int order, strictWarp;
+  bool coverage = false;  // Kernel::executed is filled in
 };
 struct LaunchResult {
   Stats st;

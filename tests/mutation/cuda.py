@@ -30,7 +30,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 from emulated import toolkit
 
-from mutation import ptx
+from mutation import ptx, survivors
 from mutation.outcomes import UNREACHED, Outcome, Outcomes
 
 ROOT = toolkit.ROOT
@@ -53,11 +53,13 @@ FAMILIES = {
 }
 TESTS = ["test_cuda_emulated.py", "test_ops.py", "test_lessons.py", "test_unsupervised.py", "test_cuda_training.py"]
 SEED = "20221213"  # of the tests' inputs: a mutant's outcome can be repeated
-SECONDS = 6.0  # of tests, as long as they take without a mistake, for a mutant that is not caught
+# Of tests, in seconds that they take without a mistake, for a mutant that is not caught; and when the command runs once
+# more and nobody has said why it survives.
+SECONDS, LONGER = 6.0, 60.0
 PATIENCE = 60  # seconds of the processor after which a mutant hangs, and so is caught
 OPTIONS = {"threads": 1, "max_instructions": 20_000_000}  # of the software driver
 # Tests that take longer than all that a mutant gets, or more instructions.
-TOO_LONG = "several_chunks or many_rows or wide_layers or several_blocks"
+TOO_LONG = "several_chunks or many_rows or wide_layers or several_blocks or half_and_half or does_not_notice"
 
 
 def digest() -> str:
@@ -229,7 +231,7 @@ def _failure(item: pytest.Item) -> str | None:
         if report.failed:
             text = str(report.longrepr)
             said = re.search(r"^E[ \t]+(\S.*)$", text, re.M)
-            return said[1] if said else text.splitlines()[-1]
+            return said[1] if said else (text.splitlines() or ["it fails"])[-1]
     return None
 
 
@@ -265,13 +267,16 @@ class Run:
         executed = self._baseline(items)
         if self.broken:
             return True
-        waiting = [mutant for mutant in self.mutants if mutant.name not in self.outcomes.found]
+        found = self.outcomes.found
+        waiting = [(mutant, SECONDS) for mutant in self.mutants if mutant.name not in found]
+        waiting += [(m, LONGER) for m in self.mutants if m.name in found and _unexplained(found[m.name])]
         running: dict[int, tuple[int, Mutant, float]] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < self.workers:
-                    mutant = waiting.pop(0)
-                    names = [self.known[mutant.name]] if self.known is not None else self._chosen(mutant, executed)
+                    mutant, seconds = waiting.pop(0)
+                    known = self.known is not None
+                    names = [self.known[mutant.name]] if known else self._chosen(mutant, executed, seconds)
                     work = functools.partial(self._first_failure, mutant, [items[name] for name in names])
                     pid, pipe = _in_child(work)
                     running[pipe] = pid, mutant, time.monotonic()
@@ -335,7 +340,7 @@ class Run:
                 result[item.nodeid] = round(seconds, 4), said, sorted(found)
         return result
 
-    def _chosen(self, mutant: Mutant, executed: dict[str, tuple[float, set[int]]]) -> list[str]:
+    def _chosen(self, mutant: Mutant, executed: dict[str, tuple[float, set[int]]], seconds: float) -> list[str]:
         """Tests that execute the place: for half of the time those of every function in turn, quick functions first,
         then the quickest of the others."""
         number = self.modules.names.index(mutant.name)
@@ -348,9 +353,13 @@ class Run:
         order = sorted(functions.values(), key=lambda names: executed[names[0]][0])
         turns = max(map(len, order), default=0)
         chosen = [names[turn] for turn in range(turns) for names in order if turn < len(names)]
-        half = _within(chosen, executed, SECONDS / 2)
+        half = _within(chosen, executed, seconds / 2)
         others = sorted(set(chosen) - set(half), key=lambda name: (executed[name][0], name))
-        return half + _within(others, executed, SECONDS / 2)
+        return half + _within(others, executed, seconds / 2)
+
+
+def _unexplained(outcome: Outcome) -> bool:
+    return not outcome.caught and outcome.by != UNREACHED and not survivors.reason(outcome.mutant)
 
 
 def _within(names: list[str], executed: dict[str, tuple[float, set[int]]], seconds: float) -> list[str]:

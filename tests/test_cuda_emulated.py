@@ -214,12 +214,13 @@ def test_every_instance(math: str, instance: str, device: str, driver: ModuleTyp
                 unit=unit,
             )
         assert set(names(driver)) == wanted
-    a = cases.grad_arguments(cases.step_arguments(70, 136, 72, goodness="sum_abs"), peer=True)
-    a["x"], a["h"] = a["x"].to(dtype), a["h"].to(dtype)
-    driver.driver_clear()
-    with forced(math, instance), emulated.device(device):
-        check_parity(cases.gradient, cases.gradient_reference, a, unit=unit)
-    assert set(names(driver)) == {f"gradient_{math}_{instance}"}
+    for peer in (True, False):
+        a = cases.grad_arguments(cases.step_arguments(70, 136, 72, goodness="sum_abs"), peer=peer)
+        a["x"], a["h"] = a["x"].to(dtype), a["h"].to(dtype)
+        driver.driver_clear()
+        with forced(math, instance), emulated.device(device):
+            check_parity(cases.gradient, cases.gradient_reference, a, unit=unit)
+        assert set(names(driver)) == {f"gradient_{math}_{instance}"}
 
 
 @by_name
@@ -243,16 +244,18 @@ def test_every_instance_with_labels_in_the_input(math: str, instance: str, devic
 
 @by_name
 def test_norms_and_products_of_one_row_are_exact(math: str, instance: str, device: str) -> None:
-    """Bounds for 16 bits would hide a lost bit: norms are sums in float32 of what x holds, and with one row dW is a
-    product."""
+    """Bounds for 16 bits would hide a lost bit: norms are sums in float32 of what x holds, and where one row teaches dW
+    is a product. The first of a pair of rows, and the second."""
     dtype, _, _ = MATHS[math]
     x, weight = torch.randn(70, 136).bfloat16().to(dtype), torch.randn(72, 136).to(dtype)
+    h = torch.randn(2, 72).relu().bfloat16().to(dtype)
     with forced(math, instance), emulated.device(device):
         scale = ops.layer_forward(x, weight, None, None, "l2", 1e-4, "sum_sq")[2]
-        h, coef = torch.randn(1, 72).relu().bfloat16().to(dtype), torch.tensor([0.5])
-        dweight = ops.layer_grad(x[:1], h, torch.ones(1), coef, None, None, "sum_sq")[0]
-    torch.testing.assert_close(scale, 1 / (x.double().norm(dim=1) + 1e-4).float(), rtol=1e-6, atol=0)
-    assert torch.equal(dweight, h.float().t() * x[:1].float())
+        torch.testing.assert_close(scale, 1 / (x.double().norm(dim=1) + 1e-4).float(), rtol=1e-6, atol=0)
+        for row in range(2):
+            coef = 0.5 * torch.nn.functional.one_hot(torch.tensor(row), 2).float()
+            dweight = ops.layer_grad(x[:2], h, torch.ones(2), coef, None, None, "sum_sq")[0]
+            assert torch.equal(dweight, h[row].float()[:, None] * x[row].float())
 
 
 def padded(matrix: Tensor, bytes_: int = 16) -> Tensor:
@@ -505,6 +508,18 @@ def test_head_of_many_layers(dtype: torch.dtype, images: int) -> None:
             check_parity(cases.head_step, cases.head_step_reference, step, unit=STORAGE_UNIT[dtype])
 
 
+@pytest.mark.parametrize("label", [-1, 200])
+def test_head_of_many_classes_and_a_label_outside_of_them(label: int) -> None:
+    """More classes than a block has threads. A label outside makes its loss NaN, and so the gradient."""
+    step = cases.head_step_arguments(40, [20], 200, "sgd")
+    with emulated.device("sm_80"):
+        check_parity(cases.head_step, cases.head_step_reference, step)
+        step["labels"][7] = label
+        got = cases.head_step(**step)
+    assert got["stats"][0].isnan()
+    assert got["weight"].isnan().all()
+
+
 @pytest.mark.parametrize("dtype", every_operation.DTYPES, ids=str)
 def test_hard_labels_without_a_distribution(dtype: torch.dtype) -> None:
     """The class that follows the label, also behind the last."""
@@ -520,8 +535,11 @@ def test_hard_labels_without_a_distribution(dtype: torch.dtype) -> None:
 def test_update_where_label_inputs_end_within_four(optimiser: str, math: str, instance: str) -> None:
     """Four weights at once, of which some belong to labels; with all the state that an optimiser has."""
     dtype, _, unit = MATHS[math]
-    for classes, inputs in [(3, 72), (10, 40), (4, 41)]:
-        a = cases.step_arguments(70, inputs, 40, classes=classes, variants=2, optimiser=optimiser, peer=True)
+    shapes = [(70, 3, 72), (9, 3, 72), (9, 10, 40), (9, 4, 41)]
+    if not instance:  # else the batch is whole
+        shapes += [(600, 3, 104), (600, 6, 41)]
+    for rows, classes, inputs in shapes:
+        a = cases.step_arguments(rows, inputs, 40, classes=classes, variants=2, optimiser=optimiser, peer=True)
         g = cases.update_arguments(a, peer=True)
         g["x"], g["h"] = (g[name].to(dtype).float() for name in ("x", "h"))
 
@@ -1092,13 +1110,17 @@ def test_offsets_have_64_bits(math: str, instance: str) -> None:
 @pytest.mark.parametrize("variants", [0, 2])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
-    ("shape", "device"), [((20, 33, 17), "sm_80"), ((70, 64, 80), "sm_80"), ((70, 64, 80), NARROW)]
+    ("shape", "device"),
+    [
+        *((shape, "sm_80") for shape in [(20, 33, 17), (70, 64, 80), (600, 104, 80), (600, 41, 30)]),
+        ((70, 64, 80), NARROW),
+    ],
 )
 def test_the_low_copy_is_written_with_the_weights(
     shape: tuple[int, int, int], device: str, dtype: torch.dtype, variants: int, optimiser: str, driver: ModuleType
 ) -> None:
     """A step on a copy gives the bits of one that converts the weights itself, and leaves the copy of the new ones. One
-    weight at a time, or four."""
+    weight at a time, or four; at the end of the product, or after it where the batch is split."""
     instance, device = (device, "sm_90") if device == NARROW else ("", device)
     a = cases.step_arguments(*shape, optimiser=optimiser, variants=variants, classes=3 if variants else 0)
     a = in_dtype(a, dtype)

@@ -40,7 +40,7 @@ test: setup
 	$(RUN) NVCC="$$($(PYTHON) setup.py -q find_nvcc || true)" && \
 	  PATH="$${NVCC:+$$(dirname "$$NVCC"):}$$PATH" $(PYTHON) -m pytest $(PYTEST_ARGS)
 
-# An hour and a half; goes on where it was stopped.
+# An hour; goes on where it was stopped.
 mutation: setup
 	$(RUN) NVCC="$$($(PYTHON) setup.py -q find_nvcc || true)" && \
 	  export PATH="$${NVCC:+$$(dirname "$$NVCC"):}$$PATH" OMP_NUM_THREADS=1 PYTHONPATH=tests && \

@@ -42,7 +42,7 @@ __all__ = ["EQUIVALENT", "Mutant", "Workshop", "main", "mutants"]
 TESTS = ROOT / "tests"
 SUITE = ("test_ops.py", "test_pairs.py", "test_properties.py::test_operation", "test_lessons.py")
 MARKERS = "<!-- cpu-mutants:begin -->", "<!-- cpu-mutants:end -->"
-SAMPLE = 100
+SAMPLE = 70
 QUIET = 60.0  # seconds without a new test after which a mutant hangs; the slowest test takes a tenth
 
 # ------------------------------------------------------------------------------- where mistakes are made

@@ -383,8 +383,9 @@ def _trained(fenced: Fenced, a: dict[str, Any]) -> list[Tensor | None]:
     return [None if a[k] is None else fenced.copy(a[k].reshape(a[k].shape)) for k in names]
 
 
-def update(**a: Any) -> dict[str, Any]:
-    fenced = Fenced()
+def update(offset: int = 3, **a: Any) -> dict[str, Any]:
+    """`offset` as in step()."""
+    fenced = Fenced(offset)
     shared = "labels" in a
     trained = _trained(fenced, a)
     classes = a["classes"] if shared else 0

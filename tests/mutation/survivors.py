@@ -35,6 +35,8 @@ LOW_ODD = "not reached: a copy in 16 bits of weights whose rows are not multiple
 CANCELS = "redundant: divides one operand and multiplies the other"
 MEASURE = "not noticed: rows that tests leave out teach 2^40 times less than the others, by any measure"
 VARIANTS_SM75 = "not reached: variants of a base in 16 bits on sm_75"
+PADDED = "not reached: label inputs in rows that end within a copy, which takes views with padded rows"
+GENERAL = "not reached: the compiler's general form of a loop whose length is known"
 
 # (regular expression on a mutant's name, why it survives)
 RULES: list[tuple[str, str]] = [
@@ -51,6 +53,8 @@ RULES: list[tuple[str, str]] = [
     (r"tile\.cuh: if \((?:valid % kPieceBytes != 0|kThroughRegisters \|\| column_offset < skip_)\)", REGISTER),
     (r"forward\.cuh: (?:if|\} else if) \((?:kElementBytes == 4 \|\| )?p\.store_bytes == ", NARROWER),
     (r"gradient\.cuh: (?:const int share|split = |begin = min)", SPLIT),
+    (r"^forward, .*(?:gather<kPieceBytes, kElementBytes>|BY tile\.cuh: each\(gathered\))", PADDED),
+    (r"^gradient, .*(?:BY gradient\.cuh: (?:t\.units, 0\)|h\.load)|tile\.cuh: word\[i\] = )", SKIPPED),
     # Hopper
     (r"^Hopper gradient, .*(?:BY target\.cuh: )?if \(k \+ e >= t\.classes\) finish_weights", HOPPER_LABELS),
     (r"^Hopper gradient, index: target\.cuh: \*low = ", LOW_ODD),
@@ -86,6 +90,8 @@ RULES: list[tuple[str, str]] = [
     # head
     (r"^head, .*for \(int64_t class0 = |^head, barrier: .*head_forward<.* \(2\)", MANY),
     (r"^head, .*(?:lane % kLanesAnImage == 0|if \(threadIdx\.x == 0\))", SAME),
+    (r"^head, .*(?:i < kImageTile \* kPitch|const int row = i / kPitch)", GENERAL),
+    (r"^head, (?:bound|index): head\.cu: const int64_t image0 = .*head_forward<1>", EQUAL),
     (r"^head, bound: head\.cu: (?:const float\* |const int here|const int64_t column|const int warp)", UNROLLED),
 ]
 

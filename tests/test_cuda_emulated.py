@@ -400,16 +400,10 @@ def faded(rows: int, images: int, teaching: int) -> Tensor:
     return torch.where(torch.arange(rows) % images >= images - teaching, 1.0, 2.0**-40)
 
 
-@every_math
-@pytest.mark.parametrize("peer", [False, True])
-@pytest.mark.parametrize("variants", [0, 2])
-def test_rows_left_out_in_every_arithmetic(variants: int, peer: bool, math: str, driver: ModuleType) -> None:
-    """An update whose batch is split, from a fifth of its rows."""
+def check_update_of_some_rows(math: str, g: dict[str, Any]) -> None:
+    """Rows of the arithmetic's dtype, of which those that teach nothing are left out."""
     dtype, _, unit = MATHS[math]
-    layout = {"variants": variants, "classes": 10} if variants else {}
-    g = cases.update_arguments(cases.step_arguments(600, 104, 136, optimiser="ema", peer=peer, **layout), peer)
-    g["coef"] = (g["coef"] + 0.1) * faded(len(g["coef"]), 600, 120)
-    g["x"], g["h"] = (g[name].to(dtype).float() for name in ("x", "h"))
+    g |= {name: g[name].to(dtype).float() for name in ("x", "h")}
 
     def update(x: Tensor, h: Tensor, **rest: Any) -> dict[str, Any]:
         with emulated.device("sm_80"):
@@ -417,6 +411,17 @@ def test_rows_left_out_in_every_arithmetic(variants: int, peer: bool, math: str,
 
     with forced(math), emulated.environment(**leaving_rows_out):
         check_parity(update, cases.update_reference, g, unit=unit)
+
+
+@every_math
+@pytest.mark.parametrize("peer", [False, True])
+@pytest.mark.parametrize("variants", [0, 2])
+def test_rows_left_out_in_every_arithmetic(variants: int, peer: bool, math: str, driver: ModuleType) -> None:
+    """An update whose batch is split, from a fifth of its rows."""
+    layout = {"variants": variants, "classes": 10} if variants else {}
+    g = cases.update_arguments(cases.step_arguments(600, 104, 136, optimiser="ema", peer=peer, **layout), peer)
+    g["coef"] = (g["coef"] + 0.1) * faded(len(g["coef"]), 600, 120)
+    check_update_of_some_rows(math, g)
     kernels = [r["kernel"] for r in driver.driver_last_stats()]
     assert [k for k in kernels if k in LESSONS] == LESSONS[: 4 if peer else 3]
     (product,) = records(driver, "gradient")
@@ -427,18 +432,10 @@ def test_rows_left_out_in_every_arithmetic(variants: int, peer: bool, math: str,
 @pytest.mark.parametrize("operand", ["x", "h"])
 def test_long_rows_are_gathered_whole(operand: str, math: str, long: int) -> None:
     """More than 16 bytes a thread of a block, with and without an odd end."""
-    dtype, _, unit = MATHS[math]
     shape = (40, long, 12) if operand == "x" else (40, 12, long)
     g = cases.update_arguments(cases.step_arguments(*shape, optimiser="sgd", peer=True), True)
     g["coef"] = (g["coef"] + 0.1) * faded(40, 40, 8)
-    g["x"], g["h"] = (g[name].to(dtype).float() for name in ("x", "h"))
-
-    def update(x: Tensor, h: Tensor, **rest: Any) -> dict[str, Any]:
-        with emulated.device("sm_80"):
-            return cases.update(x=x.to(dtype), h=h.to(dtype), **rest)
-
-    with forced(math), emulated.environment(**leaving_rows_out):
-        check_parity(update, cases.update_reference, g, unit=unit)
+    check_update_of_some_rows(math, g)
 
 
 @pytest.mark.parametrize("variants", [0, 2])

@@ -19,7 +19,7 @@ TESTS = Path(__file__).resolve().parent
 @pytest.fixture(scope="module")
 def modules() -> cuda.Modules:
     emulated.load()  # nvcc is on the path
-    return cuda.Modules(cuda.digest())
+    return cuda.Modules(cuda.version())
 
 
 @pytest.mark.parametrize(

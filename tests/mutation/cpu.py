@@ -35,7 +35,7 @@ from typing import Any
 from emulated.toolkit import ROOT, build_tool
 
 from bench.report import put_between_markers
-from mutation.outcomes import Outcome, Outcomes, score
+from mutation.outcomes import Outcome, Outcomes, digest, score
 
 __all__ = ["EQUIVALENT", "Mutant", "Workshop", "main", "mutants"]
 
@@ -468,7 +468,7 @@ def _version() -> str:
     paths = [*(ROOT / "csrc" / "cpu").glob("*.*"), *(ROOT / "csrc" / "core").glob("*.*"), *(TESTS / "cpp").glob("*")]
     paths += [TESTS / name.partition("::")[0] for name in SUITE]
     paths += [TESTS / name for name in ("conftest.py", "op_cases.py", "properties.py", "tolerance.py")]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(paths))).hexdigest()
+    return digest(sorted(paths))
 
 
 def main(out: Path = ROOT / "build" / "mutation") -> list[Outcome]:

@@ -1,8 +1,9 @@
 """Mutants of the CUDA kernels, on the software driver, against the tests that CI runs.
 
 The tests are collected once. Each mutant then has a process of its own, a copy of this one, whose driver loads the
-changed PTX; it runs tests that launch a kernel with the mistake, until one fails. Which tests launch what, and how long
-they take, is found out first, without a mistake; all of them have to pass then.
+changed PTX; it runs tests that execute the place of the mistake, until one fails. Which tests execute what, and how
+long they take, is found out first, without a mistake; all of them have to pass then, and at the end once more, alone,
+those that have caught one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from _pytest.runner import runtestprotocol
 from emulated import toolkit
 
 from mutation import ptx, survivors
-from mutation.outcomes import UNREACHED, Outcome, Outcomes
+from mutation.outcomes import UNREACHED, Outcome, Outcomes, digest
 
 ROOT = toolkit.ROOT
 FOLDER = ROOT / "build" / "mutation"
@@ -63,21 +64,14 @@ TOO_LONG = "several_chunks or over_many_rows or rows_with_peer or wide_layers or
 TOO_LONG += " or does_not_notice"
 
 
-def digest() -> str:
+def version() -> str:
     """Of the kernels, the compiler, the driver, the package and the tests."""
     folders = ["csrc/cuda", "csrc/core", "csrc/binding", "ffkern", "tests/emulated", "tests/ptxsim"]
     files = {path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix not in (".so", ".pyc")}
     used = ("conftest", "op_cases", "every_operation", "tolerance", "nested")
     files |= {ROOT / "tests" / name for name in (*TESTS, *(f"{name}.py" for name in used))}
     compiler = subprocess.run([toolkit.nvcc(), "--version"], capture_output=True, check=True).stdout
-    return _of([path for path in sorted(files) if path.is_file()], compiler)
-
-
-def _of(files: Iterable[Path], more: bytes = b"") -> str:
-    found = hashlib.sha256(more)
-    for path in files:
-        found.update(path.read_bytes())
-    return found.hexdigest()[:16]
+    return digest([path for path in sorted(files) if path.is_file()], compiler)
 
 
 def listing(name: str, arch: str, version: str) -> ptx.Listing:
@@ -204,7 +198,7 @@ def _in_child(work: Callable[[], Any]) -> tuple[int, int]:
         with os.fdopen(writing, "w") as pipe:
             json.dump(work(), pipe)
         status = 0
-    except BaseException:
+    except BaseException:  # whatever it is: a copy must not go on as pytest
         traceback.print_exc()
     finally:
         os._exit(status)
@@ -404,8 +398,8 @@ def main(path: Path, say: Say, *, workers: int | None = None) -> list[Outcome]:
     Raises:
         RuntimeError: tests fail, or cannot be collected, without any mistake.
     """
-    modules = Modules(digest())
-    outcomes = Outcomes(path, f"{modules.version} {_of([Path(ptx.__file__)])} {SECONDS}")
+    modules = Modules(version())
+    outcomes = Outcomes(path, f"{modules.version} {digest([Path(ptx.__file__)])} {SECONDS}")
     _pytest(Run(modules, modules.mutants, outcomes, say, workers), [str(ROOT / "tests" / name) for name in TESTS])
     return [outcomes.found[name] for name in modules.names]
 
@@ -420,7 +414,7 @@ def repeat(known: dict[str, str], say: Say, *, workers: int | None = None) -> li
         ValueError: a mutant is no longer there.
         RuntimeError: a test fails without a mistake.
     """
-    modules = Modules(digest())
+    modules = Modules(version())
     if gone := sorted(known.keys() - set(modules.names)):
         raise ValueError(f"the code of these mutants has changed: {gone}; python -m mutation cuda chooses others")
     mutants = [mutant for mutant in modules.mutants if mutant.name in known]

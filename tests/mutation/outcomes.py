@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["UNREACHED", "Outcome", "Outcomes", "score"]
+__all__ = ["UNREACHED", "Outcome", "Outcomes", "digest", "score"]
 
 UNREACHED = "no test executes it"
 
@@ -34,6 +35,14 @@ class Outcome:
     seconds: float
 
 
+def digest(files: Iterable[Path], more: bytes = b"") -> str:
+    """Of the contents of files, in this order."""
+    found = hashlib.sha256(more)
+    for path in files:
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
 class Outcomes:
     """A file of outcomes of one version of kernels and cases.
 
@@ -53,6 +62,9 @@ class Outcomes:
                 except json.JSONDecodeError:  # the run was stopped while it wrote
                     continue
                 self.found[outcome.mutant] = outcome
+            if not path.read_bytes().endswith(b"\n"):
+                with path.open("a") as file:
+                    file.write("\n")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"version": version}) + "\n")
@@ -60,10 +72,7 @@ class Outcomes:
     def add(self, outcome: Outcome) -> None:
         self.found[outcome.mutant] = outcome
         with self.path.open("a") as file:
-            file.write("\n" * self._torn() + json.dumps(asdict(outcome)) + "\n")
-
-    def _torn(self) -> bool:
-        return not self.path.read_bytes().endswith(b"\n")
+            file.write(json.dumps(asdict(outcome)) + "\n")
 
 
 def score(outcomes: Iterable[Outcome]) -> str:
